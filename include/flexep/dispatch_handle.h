@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "flexep/tensor.h"
+
+namespace flexep {
+
+struct DispatchState;
+
+/// What a dispatch decided: which rank's which row every token went to. Made by ElasticBuffer::dispatch; given to combine
+/// and to a cached dispatch, any number of times.
+///
+/// Immutable and cheap to copy; safe to use from several threads and after its buffer is gone. Symbols: R ranks, T this
+/// rank's tokens, K top-k columns, El local experts, M rows received in the compact layout, c_i (token, expert) pairs that
+/// local expert i received, A the alignment, align(x) the next multiple of A.
+class DispatchHandle {
+ public:
+  DispatchHandle() = default;
+  explicit DispatchHandle(std::shared_ptr<const DispatchState> state) : state_(std::move(state)) {}
+
+  /// False for "no handle"; the accessors below need a handle.
+  explicit operator bool() const { return state_ != nullptr; }
+
+  bool do_expand() const;
+  int num_experts() const;
+  int num_topk() const;
+  int expert_alignment() const;
+  /// The agreed bound N; source token t of rank s has the global index s * N + t.
+  int num_max_tokens_per_rank() const;
+  /// The width that dispatch resolved; combine and cached dispatch use it unless told otherwise.
+  int num_sms() const;
+  /// T, tokens that this rank sent.
+  int num_tokens() const;
+  /// M, tokens that this rank received, each counted once.
+  int num_recv_tokens() const;
+  /// Rows of the expanded layout: sum of align(c_i). Also computed for a compact dispatch.
+  int num_expanded_tokens() const;
+  /// Rows of recv.x: M in the compact layout, num_expanded_tokens() in the expanded one.
+  int num_rows() const;
+
+  /// A copy of the ids that were dispatched: int64 [T, K].
+  const Tensor& topk_idx() const;
+  /// [El], c_i.
+  std::span<const std::int32_t> num_recv_tokens_per_expert() const;
+  /// [El], align(c_i): the field's num_recv_tokens_per_expert_list.
+  std::span<const std::int32_t> num_aligned_recv_tokens_per_expert() const;
+  /// [El], first row of local expert i in the expanded layout: exclusive prefix sum of align(c_i).
+  std::span<const std::int32_t> expert_start_rows() const;
+  /// [El]. Compact: inclusive prefix sum of align(c_i). Expanded: expert_start_rows()[i] + c_i.
+  std::span<const std::int32_t> psum_num_recv_tokens_per_expert() const;
+  /// [R], inclusive prefix sum of tokens received per source rank; the last is M.
+  std::span<const std::int32_t> psum_num_recv_tokens_per_rank() const;
+  /// int32 [M, K + 2], in (source rank, source token) order. Column 0: global source index. Column 1: opaque.
+  /// Columns 2..: expanded: row that holds column k, -1 if k's expert is not local; compact: opaque.
+  const Tensor& recv_src_metadata() const;
+
+  const DispatchState& state() const { return *state_; }
+
+ private:
+  std::shared_ptr<const DispatchState> state_;
+};
+
+}  // namespace flexep

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "flexep/communicator.h"
+#include "flexep/dispatch_handle.h"
+#include "flexep/tensor.h"
+
+namespace flexep {
+
+struct ElasticBufferConfig {
+  /// Default of DispatchArgs::num_max_tokens_per_rank, and sizing input of num_bytes(). 0 = whatever arrives.
+  int num_max_tokens_per_rank = 0;
+  /// Sizing inputs of num_bytes(); num_topk = 0 assumes 32. They limit nothing: memory follows what arrives.
+  int hidden = 0;
+  int num_topk = 0;
+  /// Whether combine may round once on the rank that owns several of a token's experts before it sums over ranks, as a
+  /// transport that reduces near the experts does. Decides bits in the expanded layout, see docs/numerics.md. Agreed by all ranks.
+  bool allow_multiple_reduction = true;
+  /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at least 1).
+  int num_sms = 0;
+};
+
+struct DispatchArgs {
+  /// [T, H], bf16, fp32 or fp64; a row is a multiple of 16 bytes. T may differ between ranks and may be 0. Not modified.
+  Tensor x;
+  /// int64 [T, K], each id in [-1, num_experts), distinct within a row except -1 = not routed. Absent in a cached dispatch.
+  Tensor topk_idx;
+  /// [T, K], fp32, or fp64 (an extension, for checks in double precision). Optional, but on all ranks or none. Moved, never inspected.
+  Tensor topk_weights;
+  /// E, a multiple of the number of ranks; rank r owns experts [r * E / R, (r + 1) * E / R). 0 = the handle's.
+  int num_experts = 0;
+  /// N. When given, T > N is an error on every rank. 0: all ranks agree on the largest default or T among them.
+  int num_max_tokens_per_rank = 0;
+  /// A: in the expanded layout each expert's rows start at a multiple of A. 0 = the handle's, else 1.
+  int expert_alignment = 0;
+  /// Threads for this operation. 0 = the handle's, else the buffer's.
+  int num_sms = 0;
+  /// Repeats an earlier dispatch's routing ("cached"): no ids, no counting, the same slots.
+  DispatchHandle handle;
+  /// Expanded layout: one row per (token, local expert), grouped by expert. Unset = the handle's, else false.
+  std::optional<bool> do_expand;
+  /// Zeroes the alignment gaps of the expanded layout, in every output. Unset = the handle's, else false.
+  std::optional<bool> do_zero_padding;
+};
+
+/// Outputs are arena memory; it goes back to the buffer when the last copy of the tensor is destroyed, on any thread.
+struct DispatchResult {
+  /// Compact: [M, H] ordered by (source rank, source token). Expanded: [rows, H] ordered by (local expert, source rank,
+  /// source token), local expert i in rows [start_i, start_i + c_i); gap rows are uninitialised unless do_zero_padding.
+  Tensor x;
+  /// Compact: int64 [M, K], local expert index or -1 where the expert lives elsewhere, column positions kept. Expanded: absent.
+  Tensor topk_idx;
+  /// If weights were given. Compact: [M, K], 0 where topk_idx is -1. Expanded: [rows], the weight of the row's pair.
+  Tensor topk_weights;
+  DispatchHandle handle;
+};
+
+struct CombineArgs {
+  /// One row for each row of the dispatch's recv.x: [rows, H'], H' may differ from the dispatch's. Not modified, and free to be
+  /// overwritten when combine returns. Memory from dispatch, combine or empty() is read in place; other memory is staged once.
+  /// Gap rows are never read.
+  Tensor x;
+  DispatchHandle handle;
+  /// Optional: weights to gather back. Compact: [M, K]; expanded: [rows]; fp32 or fp64.
+  Tensor topk_weights;
+  /// Threads for this operation. 0 = the handle's.
+  int num_sms = 0;
+};
+
+struct CombineResult {
+  /// [T, H']: for each token the sum of its rows (never weighted), in the order and precision of docs/numerics.md; zeros for a
+  /// token that went nowhere. Arena memory.
+  Tensor x;
+  /// [T, K] if weights were given: the weight that the owner of topk_idx[t, k] supplied, 0 where topk_idx is -1.
+  Tensor topk_weights;
+};
+
+/// Running totals of one buffer on this rank, since construction. Rows are payload rows (x).
+struct BufferCounters {
+  std::int64_t num_dispatches = 0;
+  std::int64_t num_combines = 0;
+  /// Payload rows that dispatch stored to, or combine read from, this rank itself and other ranks.
+  std::int64_t num_rows_local = 0;
+  std::int64_t num_rows_remote = 0;
+  /// Payload bytes read and written by this rank's kernels, staging included.
+  std::int64_t bytes_read = 0;
+  std::int64_t bytes_written = 0;
+  /// Payload bytes between this rank and other ranks: stored to them by dispatch, read from them by combine.
+  std::int64_t link_bytes = 0;
+  /// Payload bytes copied only because combine's input was not arena memory.
+  std::int64_t staging_bytes = 0;
+};
+
+/// Moves the tokens of mixture-of-experts layers between the ranks of a group, with the answers of DeepEP V2's ElasticBuffer.
+///
+/// Operations are collective: every rank calls them in the same order. One buffer runs one operation at a time and is used
+/// by one thread at a time; two buffers on one group are independent. Tensors and handles may be used and dropped
+/// anywhere, and outlive the buffer. Results are a pure function of the inputs, the number of ranks, the layout and
+/// allow_multiple_reduction: not of the transport, instruction set, thread count or timing.
+class ElasticBuffer {
+ public:
+  /// Collective: makes a group of its own (Communicator::duplicate). @throws CollectiveMismatch, TimeoutError, TransportError.
+  explicit ElasticBuffer(const Communicator& comm, const ElasticBufferConfig& config = {});
+  ~ElasticBuffer();
+  ElasticBuffer(ElasticBuffer&&) noexcept;
+  ElasticBuffer& operator=(ElasticBuffer&&) noexcept;
+
+  int rank() const;
+  int num_ranks() const;
+
+  /// Sends each token to the ranks that own its top-k experts; returns what this rank received.
+  ///
+  /// Collective; blocks until this rank's rows are there.
+  /// @throws InvalidArgument on the rank that passed something wrong and PeerError with the same text on all others;
+  ///         CollectiveMismatch on all; in both cases nothing is written and the next correct call works.
+  ///         TimeoutError, TransportError: the group is poisoned. OutOfMemory (PeerError on the others).
+  /// Cost: reads each row once and stores it once per destination row; one exchange of (R + E) ints per rank, a second of a
+  /// header when a rank's arena must grow, and one signal per pair of ranks when rows have arrived.
+  DispatchResult dispatch(const DispatchArgs& args);
+
+  /// Brings the rows back: the mirror image of the dispatch that made the handle.
+  ///
+  /// Collective; returns when this rank's sums are there and every other rank has read this rank's rows.
+  /// @throws as dispatch.
+  /// Cost: reads each row once, writes one row per token; one exchange of a header and one signal per pair of ranks.
+  CombineResult combine(const CombineArgs& args);
+
+  /// Arena memory, uninitialised: an expert that writes its output here spares combine a copy. Not collective.
+  /// @throws OutOfMemory.
+  Tensor empty(const Shape& shape, DType dtype);
+
+  /// The size that DeepEP V2 would need for this configuration (get_buffer_size_hint in plan_model.h); 0 when
+  /// num_max_tokens_per_rank or hidden is not set. flexep allocates what arrives instead.
+  std::int64_t num_bytes() const;
+
+  BufferCounters counters() const;
+  /// Bytes of arena memory that this rank holds now, used or free.
+  std::int64_t arena_bytes() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace flexep

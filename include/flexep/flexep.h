@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// Everything of flexep's core: groups of ranks, tensors, ElasticBuffer. The MoE layer is in flexep/moe/, the oracle in
+/// flexep/reference.h.
+
+#include "flexep/communicator.h"
+#include "flexep/dispatch_handle.h"
+#include "flexep/elastic_buffer.h"
+#include "flexep/env.h"
+#include "flexep/error.h"
+#include "flexep/plan_model.h"
+#include "flexep/tensor.h"
+#include "flexep/types.h"
+
+namespace flexep {
+
+/// "0.1.0".
+const char* version();
+
+}  // namespace flexep
