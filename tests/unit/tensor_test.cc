@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexep/tensor.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "flexep/error.h"
+
+namespace flexep {
+namespace {
+
+constexpr std::array<float, 6> kValues{0, 1, 2, 3, 4, 5};
+
+Tensor two_by_three() {
+  return Tensor::from_values(std::span<const float>(kValues), {2, 3});
+}
+
+TEST(ShapeTest, NamesItselfAndCountsItsElements) {
+  const Shape shape{2048, 7168};
+  EXPECT_EQ(shape.to_string(), "[2048, 7168]");
+  EXPECT_EQ(shape.num_elements(), 2048 * 7168);
+}
+
+TEST(ShapeTest, RefusesNegativeExtentsAndTooManyDimensions) {
+  EXPECT_THROW(Shape({2, -1}), InvalidArgument);
+  EXPECT_THROW(Shape({1, 1, 1, 1, 1}), InvalidArgument);
+}
+
+TEST(TensorTest, CopiesShareMemoryAndClonesDoNot) {
+  const Tensor tensor = two_by_three();
+  const Tensor copy = tensor;
+  const Tensor clone = tensor.clone();
+  copy.data<float>()[0] = 7;
+  EXPECT_EQ(tensor.data<float>()[0], 7);
+  EXPECT_EQ(clone.data<float>()[0], 0);
+}
+
+TEST(TensorTest, RowsAreAViewOfTheOutermostDimension) {
+  const Tensor row = two_by_three().rows(1, 2);
+  EXPECT_EQ(row.shape(), Shape({1, 3}));
+  EXPECT_EQ(row.data<float>()[0], 3);
+}
+
+TEST(TensorTest, RowsOutsideAreRefused) {
+  EXPECT_THROW(two_by_three().rows(1, 3), InvalidArgument);
+  EXPECT_THROW(two_by_three().rows(2, 1), InvalidArgument);
+}
+
+TEST(TensorTest, ReadingAnotherTypeIsRefused) {
+  EXPECT_THROW(two_by_three().data<double>(), InvalidArgument);
+}
+
+TEST(TensorTest, ReshapeKeepsTheElements) {
+  EXPECT_EQ(two_by_three().reshape({3, 2}).size(0), 3);
+  EXPECT_THROW(two_by_three().reshape({4, 2}), InvalidArgument);
+}
+
+TEST(TensorTest, OwnerLivesUntilTheLastCopyIsGone) {
+  auto owner = std::make_shared<int>(0);
+  const std::weak_ptr<int> alive = owner;
+  Tensor tensor = Tensor::from_memory(owner.get(), {1}, DType::kInt32, std::move(owner));
+  const Tensor view = tensor.rows(0, 1);
+  tensor = {};
+  EXPECT_FALSE(alive.expired());
+}
+
+}  // namespace
+}  // namespace flexep
