@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# ./test.sh            builds and tests: release, then the tests that sanitizers can watch under each of them
+# ./test.sh --quick    release only
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+case "${1-}" in
+  --quick) presets=(release) ;;
+  "") presets=(release asan-ubsan tsan) ;;
+  *)
+    echo "usage: ./test.sh [--quick]" >&2
+    exit 2
+    ;;
+esac
+
+./scripts/install_dependencies.sh
+export CTEST_PARALLEL_LEVEL="${CTEST_PARALLEL_LEVEL:-$(nproc)}"
+
+summary=()
+for preset in "${presets[@]}"; do
+  echo "== $preset"
+  cmake --preset "$preset"
+  cmake --build --preset "$preset"
+  log="build/$preset/ctest.log"
+  ctest --preset "$preset" 2>&1 | tee "$log"
+  summary+=("$preset: $(grep 'tests passed' "$log")")
+done
+echo "== passed after $SECONDS s"
+printf '%s\n' "${summary[@]}"
