@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string_view>
+
+namespace flexep::tool {
+
+/// What this binary was built from, and how.
+struct BuildInfo {
+  std::string_view version;
+  std::string_view commit;  ///< empty when the sources are not a git repository
+  bool dirty = false;       ///< tracked files differed from the commit
+  std::string_view build_type;
+  std::string_view compiler;
+};
+
+BuildInfo build_info();
+
+}  // namespace flexep::tool
