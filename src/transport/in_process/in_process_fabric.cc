@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/in_process/in_process_fabric.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "flexep/error.h"
+#include "transport/shared_memory/mapped_memory.h"
+
+namespace flexep {
+
+/// Segments by (rank, id). Weak: a segment lives as long as somebody uses it.
+struct InProcessWorld::Directory {
+  std::mutex mutex;
+  std::map<std::pair<int, SegmentId>, std::weak_ptr<std::byte>> segments;
+};
+
+namespace {
+
+class InProcessFabric final : public Fabric {
+ public:
+  InProcessFabric(std::shared_ptr<InProcessWorld> world, int rank) : world_(std::move(world)), rank_(rank) {}
+
+  std::string_view name() const override { return "in_process"; }
+  int rank() const override { return rank_; }
+  int num_ranks() const override { return world_->num_ranks(); }
+
+  Segment create_segment(std::size_t num_bytes) override {
+    auto memory = map_anonymous(num_bytes);
+    auto& directory = world_->directory();
+    const std::lock_guard lock(directory.mutex);
+    const Segment segment{next_id_++, memory, num_bytes};
+    std::erase_if(directory.segments, [](const auto& entry) { return entry.second.expired(); });
+    directory.segments[{rank_, segment.id}] = memory;
+    return segment;
+  }
+
+  std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override {
+    auto& directory = world_->directory();
+    const std::lock_guard lock(directory.mutex);
+    const auto found = directory.segments.find({rank, id});
+    auto memory = found == directory.segments.end() ? nullptr : found->second.lock();
+    if (!memory) throw TransportError(fmt::format("segment {} of rank {} is gone", id, rank), {rank});
+    return memory;
+  }
+
+  std::optional<std::string> cause_of_death(int) override { return std::nullopt; }
+
+ private:
+  std::shared_ptr<InProcessWorld> world_;
+  int rank_;
+  SegmentId next_id_ = 0;
+};
+
+}  // namespace
+
+InProcessWorld::InProcessWorld(int num_ranks)
+    : num_ranks_(num_ranks), directory_(std::make_unique<Directory>()) {}
+
+InProcessWorld::~InProcessWorld() = default;
+
+std::shared_ptr<Fabric> InProcessWorld::fabric(const std::shared_ptr<InProcessWorld>& world, int rank) {
+  return std::make_shared<InProcessFabric>(world, rank);
+}
+
+}  // namespace flexep

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/shared_memory/channel.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "common/math.h"
+#include "flexep/error.h"
+
+namespace flexep {
+namespace {
+
+// About 30 us: longer than ranks that run side by side are apart in a small operation. With more ranks than cores a spinning
+// waiter only keeps the awaited one from running.
+int choose_num_spins(int num_local_ranks) {
+  const auto num_cores = static_cast<int>(std::thread::hardware_concurrency());
+  return num_local_ranks <= num_cores ? 1000 : 0;
+}
+
+}  // namespace
+
+Segment Channel::create_world_control_block(Fabric& fabric) {
+  return fabric.create_segment(ControlBlock::num_bytes(fabric.num_ranks()));
+}
+
+std::shared_ptr<Transport> Channel::open_world(std::shared_ptr<Fabric> fabric, const Segment& control,
+                                               std::chrono::milliseconds timeout) {
+  const int num_ranks = fabric->num_ranks();
+  std::vector<Member> members;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    auto memory = rank == fabric->rank() ? control.memory : fabric->map_segment(rank, control.id);
+    members.push_back({rank, memory, ControlBlock(memory.get(), num_ranks)});
+  }
+  const int rank = fabric->rank();
+  return std::shared_ptr<Channel>(new Channel(std::move(fabric), timeout, rank, std::move(members)));
+}
+
+Channel::Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank,
+                 std::vector<Member> members)
+    : fabric_(std::move(fabric)),
+      timeout_(timeout),
+      rank_(rank),
+      members_(std::move(members)),
+      num_spins_(choose_num_spins(fabric_->num_ranks())),
+      gathered_(members_.size()),
+      assembled_(members_.size()) {}
+
+Channel::~Channel() {
+  control_block(rank_).closed().store(1, std::memory_order_release);
+  for (Member& member : members_) wake(member.control.arrival(rank_));
+}
+
+Gathered Channel::all_gather(std::span<const std::byte> mine, const Operation& requested) {
+  require_usable();
+  ++num_gathers_;
+  const Operation operation{requested.name,
+                            requested.sequence_number == 0 ? num_gathers_ : requested.sequence_number};
+  exchange(mine, 0, operation);
+  require_same_operation(operation);
+
+  std::size_t longest = 0;
+  for (Member& member : members_) {
+    longest = std::max<std::size_t>(longest, member.control.slot(epoch_).total_bytes);
+  }
+  for (int rank = 0; rank < num_ranks(); ++rank) gathered_[static_cast<std::size_t>(rank)] = chunk_of(rank, 0);
+  if (longest <= ControlBlock::kSlotCapacity) return gathered_;
+
+  // Longer messages come in pieces, which every rank collects.
+  for (auto& bytes : assembled_) bytes.clear();
+  for (std::size_t offset = 0;;) {
+    for (int rank = 0; rank < num_ranks(); ++rank) {
+      const auto chunk = chunk_of(rank, offset);
+      auto& bytes = assembled_[static_cast<std::size_t>(rank)];
+      bytes.insert(bytes.end(), chunk.begin(), chunk.end());
+    }
+    offset += ControlBlock::kSlotCapacity;
+    if (offset >= longest) break;
+    exchange(mine, offset, operation);
+  }
+  std::copy(assembled_.begin(), assembled_.end(), gathered_.begin());
+  return gathered_;
+}
+
+void Channel::exchange(std::span<const std::byte> mine, std::size_t offset, const Operation& operation) {
+  ++epoch_;
+  ControlBlock::Slot& slot = control_block(rank_).slot(epoch_);
+  slot.total_bytes = mine.size();
+  slot.sequence_number = operation.sequence_number;
+  const auto name = operation.name.substr(0, Operation::kMaxNameLength);
+  std::fill(std::copy(name.begin(), name.end(), slot.operation), std::end(slot.operation), '\0');
+  const auto chunk = mine.subspan(std::min(offset, mine.size()));
+  std::copy_n(chunk.begin(), std::min(chunk.size(), ControlBlock::kSlotCapacity), slot.bytes);
+
+  // Each rank starts with the one after itself, so that nobody is everyone's first partner.
+  for (int i = 1; i < num_ranks(); ++i) {
+    publish(control_block((rank_ + i) % num_ranks()).arrival(rank_), epoch_);
+  }
+  await_all(operation);
+}
+
+void Channel::await_all(const Operation& operation) {
+  const Deadline deadline(timeout_);
+  ControlBlock& mine = control_block(rank_);
+  for (int i = 1; i < num_ranks(); ++i) {
+    const int rank = (rank_ + i) % num_ranks();
+    const bool arrived = wait_until(
+        deadline, num_spins_, [&] { return has_arrived_from(rank); },
+        [&](std::chrono::nanoseconds longest) {
+          throw_if_broken(operation);
+          nap(mine.arrival(rank), epoch_, longest);
+        });
+    if (!arrived) throw_timeout(operation);
+  }
+}
+
+bool Channel::has_arrived_from(int rank) {
+  return rank == rank_ || has_arrived(control_block(rank_).arrival(rank), epoch_);
+}
+
+std::span<const std::byte> Channel::chunk_of(int rank, std::size_t offset) {
+  const ControlBlock::Slot& slot = control_block(rank).slot(epoch_);
+  const std::size_t rest = slot.total_bytes - std::min<std::size_t>(offset, slot.total_bytes);
+  return std::span(slot.bytes).first(std::min(rest, ControlBlock::kSlotCapacity));
+}
+
+void Channel::require_same_operation(const Operation& operation) {
+  const auto name = operation.name.substr(0, Operation::kMaxNameLength);
+  bool same = true;
+  std::vector<std::string> values;
+  for (Member& member : members_) {
+    const ControlBlock::Slot& slot = member.control.slot(epoch_);
+    same = same && name == slot.operation && slot.sequence_number == operation.sequence_number;
+    values.push_back(fmt::format("{} #{}", slot.operation, slot.sequence_number));
+  }
+  if (same) return;
+  const auto what = fmt::format("ranks called different operations: {}", fmt::join(values, ", "));
+  throw CollectiveMismatch("operation", std::move(values), what);
+}
+
+std::shared_ptr<std::byte> Channel::map_segment(int rank, SegmentId id) {
+  return fabric_->map_segment(members_[static_cast<std::size_t>(rank)].world_rank, id);
+}
+
+std::shared_ptr<Transport> Channel::split(int color, int key) {
+  struct Request {
+    int color;
+    int key;
+    int rank;
+    SegmentId control;
+  };
+  // Sized for the whole parent: how many share the color is known only after the exchange.
+  const Segment mine = fabric_->create_segment(ControlBlock::num_bytes(num_ranks()));
+  const Request request{color, key, rank_, mine.id};
+  const Operation operation{.name = "split"};
+  std::vector<Request> group;
+  for (const auto bytes : all_gather(bytes_of(request), operation)) {
+    Request other;
+    std::memcpy(&other, bytes.data(), sizeof(other));
+    if (other.color == color) group.push_back(other);
+  }
+  std::stable_sort(group.begin(), group.end(), [](const Request& a, const Request& b) { return a.key < b.key; });
+
+  std::vector<Member> members;
+  int new_rank = 0;
+  for (const Request& other : group) {
+    if (other.rank == rank_) new_rank = static_cast<int>(members.size());
+    auto memory = other.rank == rank_ ? mine.memory : map_segment(other.rank, other.control);
+    members.push_back({members_[static_cast<std::size_t>(other.rank)].world_rank, memory,
+                       ControlBlock(memory.get(), static_cast<int>(group.size()))});
+  }
+  // Nobody may give up his control block before all have mapped it.
+  all_gather({}, operation);
+  return std::shared_ptr<Channel>(new Channel(fabric_, timeout_, new_rank, std::move(members)));
+}
+
+void Channel::abort(std::string_view reason) {
+  const auto text = reason.substr(0, ControlBlock::kMaxReasonLength);
+  const auto mine = control_block(rank_).abort_reason();
+  *std::copy(text.begin(), text.end(), mine.begin()) = '\0';
+  for (Member& member : members_) {
+    std::uint32_t nobody = 0;
+    // Release: whoever sees this rank's number also sees its reason. Pairs with the load in require_usable().
+    member.control.aborted_by().compare_exchange_strong(nobody, static_cast<std::uint32_t>(rank_) + 1,
+                                                        std::memory_order_acq_rel);
+    for (int rank = 0; rank < num_ranks(); ++rank) wake(member.control.arrival(rank));
+  }
+}
+
+}  // namespace flexep

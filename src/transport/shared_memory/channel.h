@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/deadline.h"
+#include "transport/shared_memory/control_block.h"
+#include "transport/shared_memory/fabric.h"
+#include "transport/transport.h"
+
+namespace flexep {
+
+/// A group of ranks over shared memory: every member has a control block that all members have mapped.
+class Channel final : public Transport {
+ public:
+  /// The control block of a rank in the group of all ranks of `fabric`: must be the fabric's first segment, so that
+  /// the others know its id.
+  static Segment create_world_control_block(Fabric& fabric);
+  /// The group of all ranks of `fabric`; maps everybody's control block.
+  static std::shared_ptr<Transport> open_world(std::shared_ptr<Fabric> fabric, const Segment& control,
+                                               std::chrono::milliseconds timeout);
+  ~Channel() override;
+
+  std::string_view name() const override { return fabric_->name(); }
+  int rank() const override { return rank_; }
+  int num_ranks() const override { return static_cast<int>(members_.size()); }
+  int num_local_ranks() const override { return fabric_->num_ranks(); }
+  std::chrono::milliseconds timeout() const override { return timeout_; }
+
+  Gathered all_gather(std::span<const std::byte> mine, const Operation& requested) override;
+  Segment create_segment(std::size_t num_bytes) override { return fabric_->create_segment(num_bytes); }
+  std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override;
+  std::shared_ptr<Transport> split(int color, int key) override;
+  void abort(std::string_view reason) override;
+
+ private:
+  /// One rank of the group, as this rank sees it.
+  struct Member {
+    int world_rank;
+    std::shared_ptr<std::byte> memory;
+    ControlBlock control;
+  };
+
+  Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank, std::vector<Member> members);
+
+  // One exchange: at most a slot's capacity of every rank's message, beginning at `offset`.
+  void exchange(std::span<const std::byte> mine, std::size_t offset, const Operation& operation);
+  void await_all(const Operation& operation);
+  void require_same_operation(const Operation& operation);
+  std::span<const std::byte> chunk_of(int rank, std::size_t offset);
+
+  // Poisoning: the first failure stays the answer.
+  void require_usable();
+  void throw_if_broken(const Operation& operation);
+  [[noreturn]] void throw_timeout(const Operation& operation);
+  template <typename E>
+  [[noreturn]] void poison(const E& error);
+  bool has_arrived_from(int rank);
+  ControlBlock& control_block(int rank) { return members_[static_cast<std::size_t>(rank)].control; }
+
+  std::shared_ptr<Fabric> fabric_;
+  std::chrono::milliseconds timeout_;
+  int rank_;
+  std::vector<Member> members_;
+  int num_spins_;
+  std::uint32_t epoch_ = 0;
+  std::uint64_t num_gathers_ = 0;
+  std::string poisoned_by_;
+  std::vector<std::span<const std::byte>> gathered_;
+  std::vector<std::vector<std::byte>> assembled_;
+};
+
+}  // namespace flexep

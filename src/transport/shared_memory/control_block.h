@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "transport/shared_memory/signal.h"
+#include "transport/transport.h"
+
+namespace flexep {
+
+/// The piece of shared memory through which one member of a group hears from the others and speaks to them:
+///
+///   header | Signal arrivals[num_ranks] | Slot slots[2]
+///
+/// arrivals[s] is advanced by rank s and awaited by the owner. slots are written by the owner and read by all: exchange n uses slot
+/// n % 2, which is free again once everybody has arrived at exchange n + 1, for nobody arrives there before he has read n.
+class ControlBlock {
+ public:
+  static constexpr std::size_t kSlotCapacity = 64 << 10;
+  static constexpr std::size_t kMaxReasonLength = 1023;
+
+  struct Slot {
+    std::uint64_t total_bytes;  ///< of the whole message, which takes several exchanges when it exceeds the capacity
+    std::uint64_t sequence_number;
+    char operation[Operation::kMaxNameLength + 1];
+    std::byte bytes[kSlotCapacity];
+  };
+
+  static std::size_t num_bytes(int num_ranks);
+
+  ControlBlock() = default;
+  /// Views memory that is zero or already in use as a control block; zero is the initial state.
+  ControlBlock(std::byte* memory, int num_ranks);
+
+  /// Set by the owner when it leaves the group.
+  std::atomic<std::uint32_t>& closed() { return header().closed; }
+  /// 1 + the rank that aborted the group; set by that rank, who wrote the reason in its own block before.
+  std::atomic<std::uint32_t>& aborted_by() { return header().aborted_by; }
+  std::span<char, kMaxReasonLength + 1> abort_reason() { return std::span(header().abort_reason); }
+  Signal& arrival(int rank) { return arrivals_[rank]; }
+  Slot& slot(std::uint32_t epoch) { return slots_[epoch % 2]; }
+
+ private:
+  struct Header {
+    alignas(64) std::atomic<std::uint32_t> closed;
+    alignas(64) std::atomic<std::uint32_t> aborted_by;
+    char abort_reason[kMaxReasonLength + 1];
+  };
+  Header& header() { return *reinterpret_cast<Header*>(memory_); }
+
+  std::byte* memory_ = nullptr;
+  Signal* arrivals_ = nullptr;
+  Slot* slots_ = nullptr;
+};
+
+}  // namespace flexep

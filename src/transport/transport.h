@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace flexep {
+
+/// Names a segment among those of the rank that made it.
+using SegmentId = std::uint32_t;
+
+/// Memory of one rank that every rank of its domain can map. The memory lives as long as somebody holds it.
+struct Segment {
+  SegmentId id = 0;
+  std::shared_ptr<std::byte> memory;
+  std::size_t num_bytes = 0;
+};
+
+/// Names an exchange in errors, and holds ranks to the same one.
+struct Operation {
+  std::string_view name;              ///< at most kMaxNameLength characters count
+  std::uint64_t sequence_number = 0;  ///< of the caller, equal on all ranks; 0 = the group's own count of exchanges
+  static constexpr std::size_t kMaxNameLength = 31;
+};
+
+/// Every rank's bytes, by rank.
+using Gathered = std::span<const std::span<const std::byte>>;
+
+/// Moves bytes and signals between the ranks of one group, and knows nothing of tokens.
+///
+/// One object is one rank's end of one group; it is used by one thread at a time, abort() excepted.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  virtual std::string_view name() const = 0;
+  virtual int rank() const = 0;
+  virtual int num_ranks() const = 0;
+  /// Ranks that share this rank's processor cores, itself included.
+  virtual int num_local_ranks() const = 0;
+  virtual std::chrono::milliseconds timeout() const = 0;
+
+  /// Gives every rank everybody's bytes. What a rank wrote to any segment before the call, all ranks see after it.
+  /// The result stays valid until the next call. Lengths may differ. Collective.
+  /// @throws CollectiveMismatch when ranks name different operations, TimeoutError, TransportError; the last two poison the group.
+  virtual Gathered all_gather(std::span<const std::byte> mine, const Operation& operation) = 0;
+
+  /// Memory that the other ranks can map once they are told its id. Not collective. @throws OutOfMemory, TransportError.
+  virtual Segment create_segment(std::size_t num_bytes) = 0;
+
+  /// The memory of segment `id` of another rank, as this rank addresses it. Once for each segment. @throws TransportError.
+  virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;
+
+  /// The group of the ranks that pass the same color, ordered by (key, rank). Collective.
+  virtual std::shared_ptr<Transport> split(int color, int key) = 0;
+
+  /// Makes every rank that waits in this group, or calls it later, throw TransportError with `reason`. From any thread.
+  virtual void abort(std::string_view reason) = 0;
+};
+
+/// The bytes of one value.
+template <typename T>
+std::span<const std::byte> bytes_of(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
+
+}  // namespace flexep
