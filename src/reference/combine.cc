@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "flexep/error.h"
+#include "flexep/reference.h"
+#include "reference/routing.h"
+#include "reference/sum_rows.h"
+
+namespace flexep::reference {
+namespace {
+
+/// One token's visit to one rank: the rank, and the row there (compact layout), or a row for each column
+/// (expanded).
+struct Visit {
+  int rank = 0;
+  int compact_row = 0;
+  const Arrival* arrival = nullptr;
+
+  /// The largest column whose expert lives on `rank`.
+  int last_column() const {
+    const auto& rows = arrival->expanded_row;
+    return static_cast<int>(rows.rend() -
+                            std::find_if(rows.rbegin(), rows.rend(), [](int row) { return row >= 0; })) -
+           1;
+  }
+};
+
+/// The visits of every token of `src_rank`, [T][ranks visited], in the order in which their rows are summed:
+/// by each rank's largest column.
+std::vector<std::vector<Visit>> visits_of(int src_rank, std::int64_t num_tokens,
+                                          const std::vector<Arrivals>& routing) {
+  std::vector<std::vector<Visit>> visits(static_cast<std::size_t>(num_tokens));
+  for (int rank = 0; rank < static_cast<int>(routing.size()); ++rank) {
+    const auto& tokens = routing[static_cast<std::size_t>(rank)].tokens;
+    for (int row = 0; row < static_cast<int>(tokens.size()); ++row) {
+      const Arrival& token = tokens[static_cast<std::size_t>(row)];
+      if (token.src_rank != src_rank) continue;
+      visits[static_cast<std::size_t>(token.src_token)].push_back({rank, row, &token});
+    }
+  }
+  for (auto& token : visits) std::ranges::sort(token, std::less{}, &Visit::last_column);
+  return visits;
+}
+
+/// Combines the rows of one element type.
+template <typename T>
+class RowCombiner {
+ public:
+  RowCombiner(std::span<const CombineInput> inputs, bool do_expand, bool allow_multiple_reduction)
+      : inputs_(inputs),
+        do_expand_(do_expand),
+        allow_multiple_reduction_(allow_multiple_reduction),
+        num_columns_(static_cast<std::size_t>(inputs[0].x.size(1))) {}
+
+  std::vector<T> combine(const std::vector<Visit>& visits) const {
+    if (!do_expand_) return combine_compact(visits);
+    return allow_multiple_reduction_ ? combine_by_owner(visits) : combine_by_column(visits);
+  }
+
+ private:
+  Row<T> row(int rank, int index) const {
+    const T* rows = inputs_[static_cast<std::size_t>(rank)].x.template data<T>();
+    return {rows + static_cast<std::size_t>(index) * num_columns_, num_columns_};
+  }
+
+  /// Compact: each rank supplies one row.
+  std::vector<T> combine_compact(const std::vector<Visit>& visits) const {
+    std::vector<Row<T>> rows;
+    for (const Visit& visit : visits) rows.push_back(row(visit.rank, visit.compact_row));
+    return sum_rows(rows, num_columns_);
+  }
+
+  /// Expanded with multiple reduction: each owner sums and rounds its columns in ascending order (stage L),
+  /// and the sums of the owners are summed and rounded again (stage F).
+  std::vector<T> combine_by_owner(const std::vector<Visit>& visits) const {
+    std::vector<std::vector<T>> partial_sums;
+    for (const Visit& visit : visits) {
+      std::vector<Row<T>> rows;
+      for (const int index : visit.arrival->expanded_row) {
+        if (index >= 0) rows.push_back(row(visit.rank, index));
+      }
+      partial_sums.push_back(sum_rows(rows, num_columns_));
+    }
+    return sum_rows(std::vector<Row<T>>(partial_sums.begin(), partial_sums.end()), num_columns_);
+  }
+
+  /// Expanded without multiple reduction: all columns in ascending order, wherever their experts live,
+  /// rounded once.
+  std::vector<T> combine_by_column(const std::vector<Visit>& visits) const {
+    const std::size_t num_topk = visits.empty() ? 0 : visits[0].arrival->expanded_row.size();
+    std::vector<Row<T>> rows;
+    for (std::size_t k = 0; k < num_topk; ++k) {
+      for (const Visit& visit : visits) {
+        if (visit.arrival->expanded_row[k] >= 0)
+          rows.push_back(row(visit.rank, visit.arrival->expanded_row[k]));
+      }
+    }
+    return sum_rows(rows, num_columns_);
+  }
+
+  std::span<const CombineInput> inputs_;
+  bool do_expand_;
+  bool allow_multiple_reduction_;
+  std::size_t num_columns_;
+};
+
+template <typename T>
+Tensor combine_rows(const std::vector<std::vector<Visit>>& visits, const RowCombiner<T>& combiner,
+                    std::int64_t hidden) {
+  std::vector<T> all;
+  for (const auto& token : visits) {
+    const std::vector<T> row = combiner.combine(token);
+    all.insert(all.end(), row.begin(), row.end());
+  }
+  return Tensor::from_values(std::span<const T>(all), {static_cast<std::int64_t>(visits.size()), hidden});
+}
+
+/// Each column's weight comes from the rank that owns the column's expert; 0 where there is none.
+Tensor gather_weights(const std::vector<std::vector<Visit>>& visits, std::int64_t num_topk,
+                      std::span<const CombineInput> inputs, bool do_expand) {
+  const std::size_t num_bytes = size_of(inputs[0].topk_weights.dtype());
+  Tensor weights =
+      Tensor::zeros({static_cast<std::int64_t>(visits.size()), num_topk}, inputs[0].topk_weights.dtype());
+  auto* out = static_cast<std::byte*>(weights.data());
+  for (const auto& token : visits) {
+    for (std::int64_t k = 0; k < num_topk; ++k, out += num_bytes) {
+      for (const Visit& visit : token) {
+        const int row = visit.arrival->expanded_row[static_cast<std::size_t>(k)];
+        if (row < 0) continue;
+        const std::int64_t index = do_expand ? row : visit.compact_row * num_topk + k;
+        const auto* from =
+            static_cast<const std::byte*>(inputs[static_cast<std::size_t>(visit.rank)].topk_weights.data());
+        std::memcpy(out, from + static_cast<std::size_t>(index) * num_bytes, num_bytes);
+      }
+    }
+  }
+  return weights;
+}
+
+template <typename T>
+std::vector<CombineOutput> combine_as(std::span<const RankInput> inputs,
+                                      const DispatchOptions& dispatch_options,
+                                      std::span<const CombineInput> expert_outputs,
+                                      const CombineOptions& options) {
+  const std::vector<Arrivals> routing = route(inputs, dispatch_options);
+  const RowCombiner<T> combiner(expert_outputs, dispatch_options.do_expand, options.allow_multiple_reduction);
+  std::vector<CombineOutput> outputs;
+  for (int rank = 0; rank < static_cast<int>(inputs.size()); ++rank) {
+    const Tensor& topk_idx = inputs[static_cast<std::size_t>(rank)].topk_idx;
+    const auto visits = visits_of(rank, topk_idx.size(0), routing);
+    CombineOutput output{.x = combine_rows(visits, combiner, expert_outputs[0].x.size(1))};
+    if (expert_outputs[0].topk_weights) {
+      output.topk_weights =
+          gather_weights(visits, topk_idx.size(1), expert_outputs, dispatch_options.do_expand);
+    }
+    outputs.push_back(std::move(output));
+  }
+  return outputs;
+}
+
+}  // namespace
+
+std::vector<CombineOutput> combine(std::span<const RankInput> inputs, const DispatchOptions& dispatch_options,
+                                   std::span<const CombineInput> expert_outputs,
+                                   const CombineOptions& options) {
+  switch (expert_outputs[0].x.dtype()) {
+    case DType::kBFloat16:
+      return combine_as<BFloat16>(inputs, dispatch_options, expert_outputs, options);
+    case DType::kFloat32:
+      return combine_as<float>(inputs, dispatch_options, expert_outputs, options);
+    case DType::kFloat64:
+      return combine_as<double>(inputs, dispatch_options, expert_outputs, options);
+    case DType::kInt32:
+    case DType::kInt64:
+      break;
+  }
+  throw InvalidArgument("x", "the reference combines rows of bf16, fp32 or fp64");
+}
+
+}  // namespace flexep::reference

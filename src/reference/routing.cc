@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reference/routing.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace flexep::reference {
+namespace {
+
+/// The token as `rank` sees it, or nothing when none of its experts lives there.
+std::optional<Arrival> arrival_of(const Tensor& topk_idx, int src_rank, int src_token, int rank,
+                                  int num_local_experts) {
+  Arrival arrival{.src_rank = src_rank, .src_token = src_token};
+  const std::int64_t num_topk = topk_idx.size(1);
+  for (std::int64_t k = 0; k < num_topk; ++k) {
+    const std::int64_t expert = topk_idx.data<std::int64_t>()[src_token * num_topk + k];
+    const bool lives_here = expert >= 0 && expert / num_local_experts == rank;
+    arrival.local_expert.push_back(lives_here ? static_cast<int>(expert % num_local_experts) : -1);
+  }
+  const auto& local = arrival.local_expert;
+  if (std::all_of(local.begin(), local.end(), [](int expert) { return expert < 0; })) return std::nullopt;
+  return arrival;
+}
+
+void count_tokens(Arrivals& arrivals, int num_local_experts, int alignment) {
+  arrivals.num_tokens.assign(static_cast<std::size_t>(num_local_experts), 0);
+  for (const auto& token : arrivals.tokens) {
+    for (const int expert : token.local_expert) {
+      if (expert >= 0) ++arrivals.num_tokens[static_cast<std::size_t>(expert)];
+    }
+  }
+  for (const std::int32_t count : arrivals.num_tokens) {
+    arrivals.start_row.push_back(arrivals.num_expanded_rows);
+    arrivals.num_aligned.push_back((count + alignment - 1) / alignment * alignment);
+    arrivals.num_expanded_rows += arrivals.num_aligned.back();
+  }
+}
+
+/// Rows of the expanded layout are ordered by (local expert, source rank, source token).
+void place_rows(Arrivals& arrivals) {
+  std::vector<std::int32_t> next_row = arrivals.start_row;
+  for (auto& token : arrivals.tokens) {
+    for (const int expert : token.local_expert) {
+      token.expanded_row.push_back(expert >= 0 ? next_row[static_cast<std::size_t>(expert)]++ : -1);
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<Arrivals> route(std::span<const RankInput> inputs, const DispatchOptions& options) {
+  const int num_ranks = static_cast<int>(inputs.size());
+  const int num_local_experts = options.num_experts / num_ranks;
+  std::vector<Arrivals> all(inputs.size());
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    Arrivals& arrivals = all[static_cast<std::size_t>(rank)];
+    for (int src_rank = 0; src_rank < num_ranks; ++src_rank) {
+      const Tensor& topk_idx = inputs[static_cast<std::size_t>(src_rank)].topk_idx;
+      for (int token = 0; token < topk_idx.size(0); ++token) {
+        auto arrival = arrival_of(topk_idx, src_rank, token, rank, num_local_experts);
+        if (arrival) arrivals.tokens.push_back(std::move(*arrival));
+      }
+    }
+    count_tokens(arrivals, num_local_experts, options.expert_alignment);
+    place_rows(arrivals);
+  }
+  return all;
+}
+
+}  // namespace flexep::reference
