@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe_lm/moe_block.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace moe_lm {
+namespace {
+
+/// Sends what is meant for each expert half way around the table: no expert keeps its tokens.
+std::vector<int> shuffled_experts(int num_experts) {
+  std::vector<int> permutation;
+  for (int e = 0; e < num_experts; ++e) permutation.push_back((e + num_experts / 2) % num_experts);
+  return permutation;
+}
+
+template <typename T>
+void add(const flexep::Tensor& x, const flexep::Tensor& y, const flexep::Tensor& out) {
+  std::ranges::transform(x.values<T>(), y.values<T>(), out.values<T>().begin(), std::plus<T>());
+}
+
+}  // namespace
+
+template <typename T>
+MoeBlock<T>::MoeBlock(const std::string& name, const flexep::moe::MoeConfig& config,
+                      std::shared_ptr<flexep::moe::ExpertParallelGroup> group, std::int64_t max_samples,
+                      std::uint64_t seed)
+    : norm_(name + ".norm", config.hidden_size),
+      moe_(config, std::move(group), seed),
+      router_{.name = name + ".router", .value = moe_.parameters().router_weight},
+      fc1_{.name = name + ".fc1", .value = moe_.parameters().experts.fc1},
+      fc2_{.name = name + ".fc2", .value = moe_.parameters().experts.fc2},
+      normed_(flexep::Tensor::zeros({max_samples, config.hidden_size}, flexep::kDTypeOf<T>)) {}
+
+template <typename T>
+typename MoeBlock<T>::Statistics MoeBlock<T>::forward(const flexep::Tensor& hidden, const flexep::Tensor& out,
+                                                      Ablation ablation) {
+  const flexep::Tensor normed = normed_.rows(0, hidden.size(0));
+  norm_.forward(hidden, normed);
+  flexep::moe::MoeForwardOptions options;
+  if (ablation == Ablation::kShuffledExperts) {
+    options.expert_permutation = shuffled_experts(moe_.config().num_moe_experts);
+  }
+  flexep::moe::MoeForward moe = moe_.forward(normed, options);
+  if (ablation == Ablation::kZeroMoe) {
+    std::ranges::copy(hidden.values<T>(), out.values<T>().begin());
+  } else {
+    add<T>(hidden, moe.output, out);
+  }
+  context_ = std::move(moe.context);
+  return {.aux_loss = moe.aux_loss, .tokens_per_expert = std::move(moe.tokens_per_expert)};
+}
+
+template <typename T>
+void MoeBlock<T>::backward(const flexep::Tensor& hidden, const flexep::Tensor& grad_out,
+                           const flexep::Tensor& grad_hidden) {
+  flexep::moe::MoeGradients moe = moe_.backward(std::move(*context_), {.output = grad_out, .aux_loss = 1.0});
+  context_.reset();
+  router_.grad = moe.parameters.router_weight;
+  fc1_.grad = moe.parameters.experts.fc1;
+  fc2_.grad = moe.parameters.experts.fc2;
+  std::ranges::copy(grad_out.values<T>(), grad_hidden.values<T>().begin());
+  norm_.backward(hidden, moe.hidden, grad_hidden);
+}
+
+template <typename T>
+void MoeBlock<T>::append_parameters(ParameterList& list) {
+  list.replicated.insert(list.replicated.end(), {&norm_.gain, &router_});
+  list.sharded.insert(list.sharded.end(), {&fc1_, &fc2_});
+}
+
+template class MoeBlock<float>;
+template class MoeBlock<double>;
+
+}  // namespace moe_lm
