@@ -11,7 +11,8 @@
 namespace flexep {
 namespace {
 
-// Bytes of one rank's values that travel at a time: small enough to stay in the caches of all who add them up.
+// Bytes of one rank's values that travel at a time: small enough to stay in the caches of all who add them
+// up.
 constexpr std::size_t kPieceBytes = 64 << 10;
 
 void require_same_length(Transport& transport, std::size_t num_values) {
@@ -52,7 +53,9 @@ void all_reduce_sum(Transport& transport, std::span<T> values) {
 
 }  // namespace
 
-void Communicator::barrier() { transport_->all_gather({}, {.name = "barrier"}); }
+void Communicator::barrier() {
+  transport_->all_gather({}, {.name = "barrier"});
+}
 
 std::vector<std::vector<std::byte>> Communicator::all_gather_bytes(std::span<const std::byte> mine) {
   std::vector<std::vector<std::byte>> result;
@@ -62,7 +65,11 @@ std::vector<std::vector<std::byte>> Communicator::all_gather_bytes(std::span<con
   return result;
 }
 
-void Communicator::all_reduce_sum(std::span<float> values) { flexep::all_reduce_sum(*transport_, values); }
-void Communicator::all_reduce_sum(std::span<double> values) { flexep::all_reduce_sum(*transport_, values); }
+void Communicator::all_reduce_sum(std::span<float> values) {
+  flexep::all_reduce_sum(*transport_, values);
+}
+void Communicator::all_reduce_sum(std::span<double> values) {
+  flexep::all_reduce_sum(*transport_, values);
+}
 
 }  // namespace flexep

@@ -29,14 +29,18 @@ std::string next_job_id(const std::string& id) {
 ShmJob job_of(const Environment& env) {
   const int num_ranks = require_set(env.world_size, "WORLD_SIZE", "RANK");
   const int rank = require_set(env.rank, "RANK", "WORLD_SIZE");
-  require_argument(num_ranks >= 1, "WORLD_SIZE", "WORLD_SIZE is {}, but a job has at least 1 rank", num_ranks);
-  require_argument(0 <= rank && rank < num_ranks, "RANK", "RANK is {}, outside [0, WORLD_SIZE = {})", rank, num_ranks);
+  require_argument(num_ranks >= 1, "WORLD_SIZE", "WORLD_SIZE is {}, but a job has at least 1 rank",
+                   num_ranks);
+  require_argument(0 <= rank && rank < num_ranks, "RANK", "RANK is {}, outside [0, WORLD_SIZE = {})", rank,
+                   num_ranks);
   const int num_local = env.local_world_size.value_or(num_ranks);
-  require_argument(num_local == num_ranks, "LOCAL_WORLD_SIZE",
-                   "LOCAL_WORLD_SIZE is {} and WORLD_SIZE is {}: ranks on several machines are not supported yet",
-                   num_local, num_ranks);
+  require_argument(
+      num_local == num_ranks, "LOCAL_WORLD_SIZE",
+      "LOCAL_WORLD_SIZE is {} and WORLD_SIZE is {}: ranks on several machines are not supported yet",
+      num_local, num_ranks);
   require_argument(num_ranks == 1 || env.job_id.has_value(), "FLEXEP_JOB_ID",
-                   "nothing names the job: set FLEXEP_JOB_ID to the same text in its {} processes", num_ranks);
+                   "nothing names the job: set FLEXEP_JOB_ID to the same text in its {} processes",
+                   num_ranks);
   return {.id = next_job_id(env.job_id.value_or("single")), .rank = rank, .num_ranks = num_ranks};
 }
 
@@ -54,13 +58,25 @@ Communicator Communicator::self() {
   return Communicator(open_in_process_group(1, resolve_timeout({}, Environment::read())).front());
 }
 
-int Communicator::rank() const { return transport_->rank(); }
-int Communicator::num_ranks() const { return transport_->num_ranks(); }
-std::string_view Communicator::transport_name() const { return transport_->name(); }
-std::chrono::milliseconds Communicator::timeout() const { return transport_->timeout(); }
+int Communicator::rank() const {
+  return transport_->rank();
+}
+int Communicator::num_ranks() const {
+  return transport_->num_ranks();
+}
+std::string_view Communicator::transport_name() const {
+  return transport_->name();
+}
+std::chrono::milliseconds Communicator::timeout() const {
+  return transport_->timeout();
+}
 
-Communicator Communicator::split(int color, int key) const { return Communicator(transport_->split(color, key)); }
+Communicator Communicator::split(int color, int key) const {
+  return Communicator(transport_->split(color, key));
+}
 
-void Communicator::abort(std::string_view reason) { transport_->abort(reason); }
+void Communicator::abort(std::string_view reason) {
+  transport_->abort(reason);
+}
 
 }  // namespace flexep

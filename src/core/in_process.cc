@@ -13,8 +13,8 @@
 namespace flexep {
 namespace {
 
-/// Keeps the error to report: the first one, except that a cause replaces a consequence. When a rank leaves because of its
-/// own error, the others fail with TransportError, perhaps before that error gets here.
+/// Keeps the error to report: the first one, except that a cause replaces a consequence. When a rank leaves
+/// because of its own error, the others fail with TransportError, perhaps before that error gets here.
 class FirstFailure {
  public:
   void record(std::exception_ptr error, bool is_consequence) {
@@ -50,7 +50,8 @@ void run_rank(Communicator comm, const std::function<void(Communicator&)>& body,
 
 }  // namespace
 
-void in_process(int num_ranks, const std::function<void(Communicator&)>& body, const CommunicatorOptions& options) {
+void in_process(int num_ranks, const std::function<void(Communicator&)>& body,
+                const CommunicatorOptions& options) {
   require_argument(num_ranks >= 1, "num_ranks", "in_process needs at least 1 rank, not {}", num_ranks);
   const auto timeout = resolve_timeout(options, Environment::read());
   auto group = open_in_process_group(num_ranks, timeout);

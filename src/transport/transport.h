@@ -23,8 +23,9 @@ struct Segment {
 
 /// Names an exchange in errors, and holds ranks to the same one.
 struct Operation {
-  std::string_view name;              ///< at most kMaxNameLength characters count
-  std::uint64_t sequence_number = 0;  ///< of the caller, equal on all ranks; 0 = the group's own count of exchanges
+  std::string_view name;  ///< at most kMaxNameLength characters count
+  std::uint64_t sequence_number =
+      0;  ///< of the caller, equal on all ranks; 0 = the group's own count of exchanges
   static constexpr std::size_t kMaxNameLength = 31;
 };
 
@@ -45,21 +46,25 @@ class Transport {
   virtual int num_local_ranks() const = 0;
   virtual std::chrono::milliseconds timeout() const = 0;
 
-  /// Gives every rank everybody's bytes. What a rank wrote to any segment before the call, all ranks see after it.
-  /// The result stays valid until the next call. Lengths may differ. Collective.
-  /// @throws CollectiveMismatch when ranks name different operations, TimeoutError, TransportError; the last two poison the group.
+  /// Gives every rank everybody's bytes. What a rank wrote to any segment before the call, all ranks see
+  /// after it. The result stays valid until the next call. Lengths may differ. Collective.
+  /// @throws CollectiveMismatch when ranks name different operations, TimeoutError, TransportError; the last
+  /// two poison the group.
   virtual Gathered all_gather(std::span<const std::byte> mine, const Operation& operation) = 0;
 
-  /// Memory that the other ranks can map once they are told its id. Not collective. @throws OutOfMemory, TransportError.
+  /// Memory that the other ranks can map once they are told its id. Not collective. @throws OutOfMemory,
+  /// TransportError.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
 
-  /// The memory of segment `id` of another rank, as this rank addresses it. Once for each segment. @throws TransportError.
+  /// The memory of segment `id` of another rank, as this rank addresses it. Once for each segment. @throws
+  /// TransportError.
   virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;
 
   /// The group of the ranks that pass the same color, ordered by (key, rank). Collective.
   virtual std::shared_ptr<Transport> split(int color, int key) = 0;
 
-  /// Makes every rank that waits in this group, or calls it later, throw TransportError with `reason`. From any thread.
+  /// Makes every rank that waits in this group, or calls it later, throw TransportError with `reason`. From
+  /// any thread.
   virtual void abort(std::string_view reason) = 0;
 };
 

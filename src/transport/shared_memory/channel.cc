@@ -14,8 +14,8 @@
 namespace flexep {
 namespace {
 
-// About 30 us: longer than ranks that run side by side are apart in a small operation. With more ranks than cores a spinning
-// waiter only keeps the awaited one from running.
+// About 30 us: longer than ranks that run side by side are apart in a small operation. With more ranks than
+// cores a spinning waiter only keeps the awaited one from running.
 int choose_num_spins(int num_local_ranks) {
   const auto num_cores = static_cast<int>(std::thread::hardware_concurrency());
   return num_local_ranks <= num_cores ? 1000 : 0;
@@ -66,7 +66,8 @@ Gathered Channel::all_gather(std::span<const std::byte> mine, const Operation& r
   for (Member& member : members_) {
     longest = std::max<std::size_t>(longest, member.control.slot(epoch_).total_bytes);
   }
-  for (int rank = 0; rank < num_ranks(); ++rank) gathered_[static_cast<std::size_t>(rank)] = chunk_of(rank, 0);
+  for (int rank = 0; rank < num_ranks(); ++rank)
+    gathered_[static_cast<std::size_t>(rank)] = chunk_of(rank, 0);
   if (longest <= ControlBlock::kSlotCapacity) return gathered_;
 
   // Longer messages come in pieces, which every rank collects.
@@ -162,7 +163,8 @@ std::shared_ptr<Transport> Channel::split(int color, int key) {
     std::memcpy(&other, bytes.data(), sizeof(other));
     if (other.color == color) group.push_back(other);
   }
-  std::stable_sort(group.begin(), group.end(), [](const Request& a, const Request& b) { return a.key < b.key; });
+  std::stable_sort(group.begin(), group.end(),
+                   [](const Request& a, const Request& b) { return a.key < b.key; });
 
   std::vector<Member> members;
   int new_rank = 0;

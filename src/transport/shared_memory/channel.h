@@ -14,8 +14,8 @@ namespace flexep {
 /// A group of ranks over shared memory: every member has a control block that all members have mapped.
 class Channel final : public Transport {
  public:
-  /// The control block of a rank in the group of all ranks of `fabric`: must be the fabric's first segment, so that
-  /// the others know its id.
+  /// The control block of a rank in the group of all ranks of `fabric`: must be the fabric's first segment,
+  /// so that the others know its id.
   static Segment create_world_control_block(Fabric& fabric);
   /// The group of all ranks of `fabric`; maps everybody's control block.
   static std::shared_ptr<Transport> open_world(std::shared_ptr<Fabric> fabric, const Segment& control,
@@ -42,7 +42,8 @@ class Channel final : public Transport {
     ControlBlock control;
   };
 
-  Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank, std::vector<Member> members);
+  Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank,
+          std::vector<Member> members);
 
   // One exchange: at most a slot's capacity of every rank's message, beginning at `offset`.
   void exchange(std::span<const std::byte> mine, std::size_t offset, const Operation& operation);

@@ -43,8 +43,8 @@ void Channel::throw_if_broken(const Operation& operation) {
     if (!cause && member.control.closed().load(std::memory_order_acquire) != 0) cause = "it left the group";
     // It may have arrived just before it went.
     if (!cause || has_arrived_from(rank)) continue;
-    poison(TransportError(fmt::format("rank {} is gone ({}) while rank {} waits for it in {}", rank, *cause, rank_,
-                                      describe(operation)),
+    poison(TransportError(fmt::format("rank {} is gone ({}) while rank {} waits for it in {}", rank, *cause,
+                                      rank_, describe(operation)),
                           {rank}));
   }
 }
@@ -55,9 +55,10 @@ void Channel::throw_timeout(const Operation& operation) {
     if (!has_arrived_from(rank)) missing.push_back(rank);
   }
   const double secs = std::chrono::duration<double>(timeout_).count();
-  poison(TimeoutError(missing, std::string(operation.name), operation.sequence_number,
-                      fmt::format("rank {} waited {} s in {} and has not heard from rank{} {}", rank_, secs,
-                                  describe(operation), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "))));
+  poison(TimeoutError(
+      missing, std::string(operation.name), operation.sequence_number,
+      fmt::format("rank {} waited {} s in {} and has not heard from rank{} {}", rank_, secs,
+                  describe(operation), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "))));
 }
 
 }  // namespace flexep

@@ -15,15 +15,17 @@ namespace flexep {
 ///
 ///   header | Signal arrivals[num_ranks] | Slot slots[2]
 ///
-/// arrivals[s] is advanced by rank s and awaited by the owner. slots are written by the owner and read by all: exchange n uses slot
-/// n % 2, which is free again once everybody has arrived at exchange n + 1, for nobody arrives there before he has read n.
+/// arrivals[s] is advanced by rank s and awaited by the owner. slots are written by the owner and read by
+/// all: exchange n uses slot n % 2, which is free again once everybody has arrived at exchange n + 1, for
+/// nobody arrives there before he has read n.
 class ControlBlock {
  public:
   static constexpr std::size_t kSlotCapacity = 64 << 10;
   static constexpr std::size_t kMaxReasonLength = 1023;
 
   struct Slot {
-    std::uint64_t total_bytes;  ///< of the whole message, which takes several exchanges when it exceeds the capacity
+    std::uint64_t
+        total_bytes;  ///< of the whole message, which takes several exchanges when it exceeds the capacity
     std::uint64_t sequence_number;
     char operation[Operation::kMaxNameLength + 1];
     std::byte bytes[kSlotCapacity];

@@ -10,8 +10,8 @@
 
 namespace flexep {
 
-/// What groups over shared memory need of the world of ranks that they live in: one implementation for threads, one for
-/// processes. Ranks are numbered in the world. Safe to use from several threads.
+/// What groups over shared memory need of the world of ranks that they live in: one implementation for
+/// threads, one for processes. Ranks are numbered in the world. Safe to use from several threads.
 class Fabric {
  public:
   virtual ~Fabric() = default;
@@ -22,10 +22,12 @@ class Fabric {
 
   /// @throws OutOfMemory.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
-  /// Once for each segment of another rank. @throws TransportError when that rank has no such segment or is gone.
+  /// Once for each segment of another rank. @throws TransportError when that rank has no such segment or is
+  /// gone.
   virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;
 
-  /// Why `rank` will never be heard of again ("its process 1234 ended"), or nothing while it may be. Takes microseconds.
+  /// Why `rank` will never be heard of again ("its process 1234 ended"), or nothing while it may be. Takes
+  /// microseconds.
   virtual std::optional<std::string> cause_of_death(int rank) = 0;
 };
 

@@ -28,6 +28,8 @@ std::shared_ptr<std::byte> map_anonymous(std::size_t num_bytes) {
   return map(num_bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 }
 
-std::shared_ptr<std::byte> map_shared(int fd, std::size_t num_bytes) { return map(num_bytes, MAP_SHARED, fd); }
+std::shared_ptr<std::byte> map_shared(int fd, std::size_t num_bytes) {
+  return map(num_bytes, MAP_SHARED, fd);
+}
 
 }  // namespace flexep

@@ -6,11 +6,12 @@
 
 namespace flexep {
 
-/// Pages of our own, all zero, huge where the system grants it; freed with the last reference. @throws OutOfMemory.
+/// Pages of our own, all zero, huge where the system grants it; freed with the last reference. @throws
+/// OutOfMemory.
 std::shared_ptr<std::byte> map_anonymous(std::size_t num_bytes);
 
-/// The pages behind a file descriptor, shared with everybody who maps them; unmapped with the last reference. The descriptor
-/// may be closed afterwards. @throws OutOfMemory.
+/// The pages behind a file descriptor, shared with everybody who maps them; unmapped with the last reference.
+/// The descriptor may be closed afterwards. @throws OutOfMemory.
 std::shared_ptr<std::byte> map_shared(int fd, std::size_t num_bytes);
 
 }  // namespace flexep

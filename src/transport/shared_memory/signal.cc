@@ -13,7 +13,8 @@ namespace {
 
 // The shared (not the PRIVATE) futex operations: the same word may be mapped at different addresses.
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds longest) {
-  const timespec timeout{.tv_sec = longest.count() / 1'000'000'000, .tv_nsec = longest.count() % 1'000'000'000};
+  const timespec timeout{.tv_sec = longest.count() / 1'000'000'000,
+                         .tv_nsec = longest.count() % 1'000'000'000};
   syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, &timeout, nullptr, 0);
 }
 
@@ -24,8 +25,8 @@ void futex_wake(std::atomic<std::uint32_t>& word) {
 }  // namespace
 
 void publish(Signal& signal, std::uint32_t epoch) {
-  // Sequentially consistent, both here and in nap(): either the waiter's second look sees the new epoch, or this load
-  // sees that he sleeps.
+  // Sequentially consistent, both here and in nap(): either the waiter's second look sees the new epoch, or
+  // this load sees that he sleeps.
   signal.epoch.store(epoch, std::memory_order_seq_cst);
   if (signal.sleeping.load(std::memory_order_seq_cst) != 0) futex_wake(signal.epoch);
 }
@@ -37,6 +38,8 @@ void nap(Signal& signal, std::uint32_t epoch, std::chrono::nanoseconds longest) 
   signal.sleeping.store(0, std::memory_order_relaxed);
 }
 
-void wake(Signal& signal) { futex_wake(signal.epoch); }
+void wake(Signal& signal) {
+  futex_wake(signal.epoch);
+}
 
 }  // namespace flexep

@@ -51,8 +51,8 @@ int receive_hello(const FileDescriptor& link, const ShmJob& job, const Deadline&
   const auto message = receive_message(link, std::as_writable_bytes(std::span(&hello, 1)), deadline);
   if (!message || message->num_bytes != sizeof(Hello) || hello.magic != Hello::kMagic) return -1;
   if (hello.num_ranks != job.num_ranks) {
-    throw TransportError(fmt::format("rank {} of job '{}' counts {} ranks, rank {} counts {}", job.rank, job.id,
-                                     job.num_ranks, hello.rank, hello.num_ranks));
+    throw TransportError(fmt::format("rank {} of job '{}' counts {} ranks, rank {} counts {}", job.rank,
+                                     job.id, job.num_ranks, hello.rank, hello.num_ranks));
   }
   const bool expected = job.rank < hello.rank && hello.rank < job.num_ranks;
   return expected ? hello.rank : -1;

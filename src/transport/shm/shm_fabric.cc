@@ -32,7 +32,8 @@ FileDescriptor make_memory(std::size_t num_bytes) {
   if (!fd) throw TransportError(fmt::format("cannot make shared memory: {}", std::strerror(errno)));
   const int error = posix_fallocate(fd.get(), 0, static_cast<off_t>(num_bytes));
   if (error != 0) {
-    throw OutOfMemory(fmt::format("cannot have {} bytes of shared memory: {}", num_bytes, std::strerror(error)));
+    throw OutOfMemory(
+        fmt::format("cannot have {} bytes of shared memory: {}", num_bytes, std::strerror(error)));
   }
   return fd;
 }
@@ -72,7 +73,8 @@ class ShmFabric final : public Fabric {
       }
       usleep(kPollMicroseconds);
     });
-    if (!known) throw TransportError(fmt::format("rank {} did not pass its memory segment {}", rank, id), {rank});
+    if (!known)
+      throw TransportError(fmt::format("rank {} did not pass its memory segment {}", rank, id), {rank});
     const auto entry = notices.extract(id);
     return map_shared(entry.mapped().fd.get(), entry.mapped().num_bytes);
   }

@@ -11,13 +11,15 @@ namespace flexep {
 
 /// The processes of one job on one machine that find each other under one name.
 struct ShmJob {
-  std::string id;  ///< equal for the processes of a job, different for jobs of the same user that run at the same time
+  std::string id;  ///< equal for the processes of a job, different for jobs of the same user that run at the
+                   ///< same time
   int rank = 0;
   int num_ranks = 1;
 };
 
-/// Connects every pair of processes of the job. Memory is passed over these connections (memfd), and a connection that breaks
-/// tells that a process has ended. Nothing is left in the file system, whatever happens.
+/// Connects every pair of processes of the job. Memory is passed over these connections (memfd), and a
+/// connection that breaks tells that a process has ended. Nothing is left in the file system, whatever
+/// happens.
 /// @throws TimeoutError that names the ranks that did not come, TransportError.
 std::shared_ptr<Fabric> open_shm_fabric(const ShmJob& job, const Deadline& deadline);
 

@@ -49,7 +49,9 @@ ucred credentials_of(const FileDescriptor& socket) {
   return credentials;
 }
 
-void sleep_for(std::chrono::nanoseconds time) { poll(nullptr, 0, std::max(1, static_cast<int>(time.count() / 1'000'000))); }
+void sleep_for(std::chrono::nanoseconds time) {
+  poll(nullptr, 0, std::max(1, static_cast<int>(time.count() / 1'000'000)));
+}
 
 // Waits until the socket is ready for `events`; false when the deadline passes first.
 bool await_ready(const FileDescriptor& socket, short events, const Deadline& deadline) {
@@ -76,8 +78,10 @@ FileDescriptor listen_at(const std::string& name, int backlog, const Deadline& d
   };
   // A process of an earlier job with the same id may be about to end.
   if (!wait_until(deadline, 1, is_bound, sleep_for)) {
-    throw TransportError(fmt::format(
-        "the socket @{} is in use: another job with the same id, or two ranks with the same number, run on this machine", name));
+    throw TransportError(
+        fmt::format("the socket @{} is in use: another job with the same id, or two ranks with the same "
+                    "number, run on this machine",
+                    name));
   }
   if (listen(socket_fd.get(), backlog) != 0) throw_system_error(fmt::format("cannot listen at @{}", name));
   return socket_fd;
@@ -88,7 +92,8 @@ std::optional<FileDescriptor> connect_to(const std::string& name, const Deadline
   const Address address(name);
   const auto is_connected = [&] {
     if (connect(socket_fd.get(), address.get(), address.length) == 0) return true;
-    if (errno != ECONNREFUSED && errno != EAGAIN) throw_system_error(fmt::format("cannot connect to @{}", name));
+    if (errno != ECONNREFUSED && errno != EAGAIN)
+      throw_system_error(fmt::format("cannot connect to @{}", name));
     return false;
   };
   if (!wait_until(deadline, 1, is_connected, [](auto) { sleep_for(kConnectRetry); })) return std::nullopt;
@@ -98,13 +103,15 @@ std::optional<FileDescriptor> connect_to(const std::string& name, const Deadline
 std::optional<FileDescriptor> accept_from(const FileDescriptor& listener, const Deadline& deadline) {
   while (await_ready(listener, POLLIN, deadline)) {
     FileDescriptor socket_fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket_fd && errno != EAGAIN && errno != ECONNABORTED) throw_system_error("cannot accept a connection");
+    if (!socket_fd && errno != EAGAIN && errno != ECONNABORTED)
+      throw_system_error("cannot accept a connection");
     if (socket_fd && credentials_of(socket_fd).uid == geteuid()) return socket_fd;
   }
   return std::nullopt;
 }
 
-bool send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd, const Deadline& deadline) {
+bool send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd,
+                  const Deadline& deadline) {
   iovec content{.iov_base = const_cast<std::byte*>(message.data()), .iov_len = message.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr header{};
@@ -153,6 +160,8 @@ bool is_hung_up(const FileDescriptor& socket) {
   return poll(&entry, 1, 0) > 0 && (entry.revents & (POLLHUP | POLLERR)) != 0;
 }
 
-int peer_pid(const FileDescriptor& socket) { return credentials_of(socket).pid; }
+int peer_pid(const FileDescriptor& socket) {
+  return credentials_of(socket).pid;
+}
 
 }  // namespace flexep

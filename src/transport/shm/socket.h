@@ -29,18 +29,22 @@ class FileDescriptor {
   int fd_ = -1;
 };
 
-/// Sockets between processes of one user on one machine that keep message boundaries and carry file descriptors. Their
-/// names are abstract: nothing in the file system, and gone with the process.
+/// Sockets between processes of one user on one machine that keep message boundaries and carry file
+/// descriptors. Their names are abstract: nothing in the file system, and gone with the process.
 
 /// @throws TransportError when the name is taken until the deadline, or the system refuses.
 FileDescriptor listen_at(const std::string& name, int backlog, const Deadline& deadline);
-/// A connection to whoever listens at `name`, or nothing when nobody does until the deadline. @throws TransportError.
+/// A connection to whoever listens at `name`, or nothing when nobody does until the deadline. @throws
+/// TransportError.
 std::optional<FileDescriptor> connect_to(const std::string& name, const Deadline& deadline);
-/// The next connection, or nothing when none comes until the deadline. Connections of other users are dropped. @throws TransportError.
+/// The next connection, or nothing when none comes until the deadline. Connections of other users are
+/// dropped. @throws TransportError.
 std::optional<FileDescriptor> accept_from(const FileDescriptor& listener, const Deadline& deadline);
 
-/// Sends one message, with a descriptor when `fd` is not negative. @return false when the other end is gone or does not take it in time.
-bool send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd, const Deadline& deadline);
+/// Sends one message, with a descriptor when `fd` is not negative. @return false when the other end is gone
+/// or does not take it in time.
+bool send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd,
+                  const Deadline& deadline);
 
 struct ReceivedMessage {
   std::size_t num_bytes = 0;

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a rank does in its own memory.
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace flexep::cpu {
+namespace {
+
+constexpr std::int64_t kBytesPerPiece = 256 << 10;
+
+}  // namespace
+
+void CpuBackend::zero_gaps(const ZeroGapsJob& job, int width) {
+  const ReceiveLayout& layout = *job.layout;
+  const auto num_experts = static_cast<std::int64_t>(layout.expert_start_rows.size());
+  pool(width).parallel_for(num_experts, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (auto expert = static_cast<std::size_t>(begin); expert < static_cast<std::size_t>(end); ++expert) {
+      const std::int32_t num_rows = layout.num_recv_tokens_per_expert[expert];
+      const std::int32_t num_gap_rows = layout.num_aligned_recv_tokens_per_expert[expert] - num_rows;
+      const auto first_gap_row = static_cast<std::size_t>(layout.expert_start_rows[expert] + num_rows);
+      if (num_gap_rows == 0) continue;
+      std::memset(job.rows + first_gap_row * job.row_bytes, 0,
+                  static_cast<std::size_t>(num_gap_rows) * job.row_bytes);
+    }
+  });
+}
+
+void CpuBackend::copy(std::byte* to, const std::byte* from, std::size_t num_bytes, int width) {
+  pool(width).parallel_for(static_cast<std::int64_t>(num_bytes), kBytesPerPiece,
+                           [&](std::int64_t begin, std::int64_t end) {
+                             std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
+                           });
+}
+
+}  // namespace flexep::cpu

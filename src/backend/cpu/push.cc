@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dispatch, data phase: each row is read once and stored at its final places.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "backend/cpu/cpu_backend.h"
+#include "kernels/cpu/scatter_rows.h"
+
+namespace flexep::cpu {
+namespace {
+
+// A pair that stands for a payload row: every pair in the expanded layout, one per (token, rank) in the
+// compact one.
+bool has_row(const PushJob& job, std::size_t pair) {
+  return job.plan->is_routed(pair) && (job.do_expand || job.plan->is_last_of_owner[pair] != 0);
+}
+
+const PushTarget& target_of(const PushJob& job, std::size_t pair) {
+  return job.targets[static_cast<std::size_t>(job.plan->owner[pair])];
+}
+
+void push_payload(const PushJob& job, int begin, int end) {
+  const SendPlan& plan = *job.plan;
+  std::vector<std::int64_t> dst_begin{0};
+  std::vector<std::byte*> dsts;
+  dst_begin.reserve(static_cast<std::size_t>(end - begin) + 1);
+  dsts.reserve(static_cast<std::size_t>(end - begin) * static_cast<std::size_t>(plan.num_topk));
+  for (int token = begin; token < end; ++token) {
+    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
+      if (!has_row(job, pair)) continue;
+      dsts.push_back(target_of(job, pair).x + static_cast<std::size_t>(plan.row[pair]) * job.row_bytes);
+    }
+    dst_begin.push_back(static_cast<std::int64_t>(dsts.size()));
+  }
+  const auto total_rows =
+      std::accumulate(plan.num_rows_per_rank.begin(), plan.num_rows_per_rank.end(), std::size_t{0});
+  scatter_rows({.src = job.x + static_cast<std::size_t>(begin) * job.row_bytes,
+                .row_bytes = job.row_bytes,
+                .dst_begin = dst_begin,
+                .dsts = dsts},
+               choose_store_mode(total_rows * job.row_bytes));
+}
+
+// The pairs of `token` whose experts `owner` owns, as the receiver sees them: local ids and weights, nothing
+// elsewhere.
+void push_compact_pairs(const PushJob& job, int token, int owner, std::size_t slot) {
+  const SendPlan& plan = *job.plan;
+  const PushTarget& target = job.targets[static_cast<std::size_t>(owner)];
+  const auto num_topk = static_cast<std::size_t>(plan.num_topk);
+  std::int64_t* ids = target.topk_idx + slot * num_topk;
+  for (std::size_t column = 0; column < num_topk; ++column) {
+    const std::size_t pair = plan.pair(token, 0) + column;
+    const bool is_local = plan.owner[pair] == owner;
+    ids[column] = is_local ? job.topk_idx[pair] - std::int64_t{owner} * job.num_local_experts : -1;
+    if (target.topk_weights == nullptr) continue;
+    std::byte* weight = target.topk_weights + (slot * num_topk + column) * job.weight_bytes;
+    if (is_local) {
+      std::memcpy(weight, job.topk_weights + pair * job.weight_bytes, job.weight_bytes);
+    } else {
+      std::memset(weight, 0, job.weight_bytes);
+    }
+  }
+}
+
+void push_metadata(const PushJob& job, int token, std::size_t last_pair) {
+  const SendPlan& plan = *job.plan;
+  const int owner = plan.owner[last_pair];
+  const auto num_topk = static_cast<std::size_t>(plan.num_topk);
+  const std::size_t first_pair = plan.pair(token, 0);
+  std::int32_t* row = job.targets[static_cast<std::size_t>(owner)].metadata +
+                      static_cast<std::size_t>(plan.token_slot[last_pair]) * (num_topk + 2);
+  row[0] = job.rank * job.num_max_tokens_per_rank + token;
+  row[1] = job.rank * plan.num_topk + static_cast<std::int32_t>(last_pair - first_pair);
+  for (std::size_t column = 0; column < num_topk; ++column) {
+    const std::size_t pair = first_pair + column;
+    row[2 + column] = job.do_expand && plan.owner[pair] == owner ? plan.row[pair] : -1;
+  }
+}
+
+void push_side_data(const PushJob& job, int begin, int end) {
+  const SendPlan& plan = *job.plan;
+  for (int token = begin; token < end; ++token) {
+    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
+      if (!plan.is_routed(pair)) continue;
+      const PushTarget& target = target_of(job, pair);
+      if (job.do_expand && target.topk_weights != nullptr) {
+        std::memcpy(target.topk_weights + static_cast<std::size_t>(plan.row[pair]) * job.weight_bytes,
+                    job.topk_weights + pair * job.weight_bytes, job.weight_bytes);
+      }
+      if (plan.is_last_of_owner[pair] == 0) continue;
+      if (!job.do_expand) {
+        push_compact_pairs(job, token, plan.owner[pair], static_cast<std::size_t>(plan.token_slot[pair]));
+      }
+      if (target.metadata != nullptr) push_metadata(job, token, pair);
+    }
+  }
+}
+
+}  // namespace
+
+void CpuBackend::push(const PushJob& job, int width) {
+  for_pieces(pool(width), job.plan->num_tokens, [&](int begin, int end) {
+    push_payload(job, begin, end);
+    push_side_data(job, begin, end);
+  });
+}
+
+}  // namespace flexep::cpu

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/agreement.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "flexep/error.h"
+#include "flexep/types.h"
+
+namespace flexep {
+namespace {
+
+constexpr std::array<const char*, kNumFields> kFieldNames = {
+    "handle", "num_experts", "num_topk",     "expert_alignment",        "do_expand",
+    "dtype",  "hidden",      "topk_weights", "allow_multiple_reduction"};
+
+std::string describe_value(Field field, std::int64_t value) {
+  switch (field) {
+    case Field::kDType:
+      return std::string(name_of(static_cast<DType>(value)));
+    case Field::kTopkWeights:
+      return value == 0 ? "absent" : std::string(name_of(static_cast<DType>(value - 1)));
+    case Field::kDoExpand:
+    case Field::kAllowMultipleReduction:
+      return value != 0 ? "true" : "false";
+    case Field::kHandle:
+    case Field::kNumExperts:
+    case Field::kNumTopk:
+    case Field::kExpertAlignment:
+    case Field::kHidden:
+      return std::to_string(value);
+  }
+  return {};
+}
+
+void throw_if_refused(const Operation& operation, Gathered all, std::span<const ExchangeHeader> headers,
+                      int own_rank) {
+  for (std::size_t rank = 0; rank < headers.size(); ++rank) {
+    if (headers[rank].is_refusal == 0 || static_cast<int>(rank) == own_rank) continue;
+    const auto reason = all[rank].subspan(sizeof(ExchangeHeader));
+    const std::string_view text(reinterpret_cast<const char*>(reason.data()), reason.size());
+    throw PeerError(static_cast<int>(rank),
+                    fmt::format("{}: rank {} refused: {}", operation.name, rank, text));
+  }
+}
+
+void throw_if_different(const Operation& operation, std::span<const ExchangeHeader> headers) {
+  for (std::size_t i = 0; i < kNumFields; ++i) {
+    const auto value_of = [i](const ExchangeHeader& header) { return header.fingerprint[i]; };
+    const std::int64_t first = value_of(headers[0]);
+    if (std::all_of(headers.begin(), headers.end(),
+                    [&](const auto& header) { return value_of(header) == first; })) {
+      continue;
+    }
+    std::vector<std::string> values;
+    for (const auto& header : headers)
+      values.push_back(describe_value(static_cast<Field>(i), value_of(header)));
+    const auto what = fmt::format("{}: ranks disagree on {}: {} (by rank)", operation.name, kFieldNames[i],
+                                  fmt::join(values, ", "));
+    throw CollectiveMismatch(kFieldNames[i], std::move(values), what);
+  }
+}
+
+std::vector<ExchangeHeader> headers_of(Gathered all) {
+  std::vector<ExchangeHeader> headers(all.size());
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    std::memcpy(&headers[rank], all[rank].data(), sizeof(ExchangeHeader));
+  }
+  return headers;
+}
+
+}  // namespace
+
+void Agreement::refuse(const Operation& operation, std::string_view reason) {
+  ExchangeHeader header;
+  header.is_refusal = 1;
+  transport_.all_gather(compose(header, std::as_bytes(std::span(reason))), operation);
+}
+
+std::span<const std::byte> Agreement::compose(const ExchangeHeader& header, std::span<const std::byte> tail) {
+  outgoing_.resize(sizeof(header) + tail.size());
+  std::memcpy(outgoing_.data(), &header, sizeof(header));
+  std::copy(tail.begin(), tail.end(), outgoing_.begin() + sizeof(header));
+  return outgoing_;
+}
+
+ExchangeResult Agreement::accept(const Operation& operation, const ExchangeMessage& message) {
+  const Gathered all =
+      transport_.all_gather(compose(message.header, std::as_bytes(message.counts)), operation);
+
+  ExchangeResult result{.headers = headers_of(all), .counts = {}};
+  throw_if_refused(operation, all, result.headers, transport_.rank());
+  throw_if_different(operation, result.headers);
+  for (const auto bytes : all) {
+    const auto counts = bytes.subspan(sizeof(ExchangeHeader));
+    result.counts.emplace_back(reinterpret_cast<const std::int32_t*>(counts.data()),
+                               counts.size() / sizeof(std::int32_t));
+  }
+  return result;
+}
+
+}  // namespace flexep

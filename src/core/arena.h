@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "flexep/tensor.h"
+#include "transport/transport.h"
+
+namespace flexep {
+
+/// A place in the memory of one rank that all ranks of its domain can reach.
+struct ArenaAddress {
+  SegmentId segment = 0;
+  std::uint64_t offset = 0;
+};
+
+/// One rank's memory for outputs, inputs and staging, in chunks that the other ranks can map. It grows with
+/// what is needed and reuses what is dropped: a block goes back when the last tensor in it is destroyed, on
+/// any thread, and the chunks live as long as a block is in use, whatever becomes of the buffer.
+class Arena : public std::enable_shared_from_this<Arena> {
+ public:
+  /// Blocks begin at multiples of this and are no smaller.
+  static constexpr std::size_t kGranularity = 128;
+
+  /// A reserved piece of the arena; goes back when destroyed.
+  class Block {
+   public:
+    Block() = default;
+    Block(std::shared_ptr<Arena> arena, std::size_t chunk, std::size_t offset, std::size_t num_bytes)
+        : arena_(std::move(arena)), chunk_(chunk), offset_(offset), num_bytes_(num_bytes) {}
+    ~Block();
+    Block(Block&& other) noexcept { swap(other); }
+    Block& operator=(Block&& other) noexcept {
+      swap(other);
+      return *this;
+    }
+
+    std::size_t num_bytes() const { return num_bytes_; }
+    std::byte* data() const;
+    ArenaAddress address() const;
+    /// Cuts `num_bytes`, rounded up to the granularity, off the front.
+    Block take_front(std::size_t num_bytes);
+
+   private:
+    void swap(Block& other) noexcept;
+
+    std::shared_ptr<Arena> arena_;
+    std::size_t chunk_ = 0;
+    std::size_t offset_ = 0;
+    std::size_t num_bytes_ = 0;
+  };
+
+  explicit Arena(std::shared_ptr<Transport> transport) : transport_(std::move(transport)) {}
+
+  /// A block of at least `num_bytes`; grows the arena when no free block holds it. @throws OutOfMemory.
+  Block reserve(std::size_t num_bytes);
+  /// The largest free block as a whole, perhaps empty; never grows.
+  Block reserve_largest();
+
+  /// Where the memory lies, if all of it is in one chunk of this arena.
+  std::optional<ArenaAddress> locate(const void* data, std::size_t num_bytes) const;
+  /// Bytes held from the system.
+  std::size_t num_bytes() const;
+
+ private:
+  struct Chunk {
+    Segment segment;
+    std::map<std::size_t, std::size_t> free_blocks;  ///< bytes by offset; neighbours are merged
+  };
+
+  std::optional<Block> reserve_free(std::size_t num_bytes);
+  Block take(std::size_t chunk, std::size_t offset, std::size_t num_bytes);
+  void give_back(std::size_t chunk, std::size_t offset, std::size_t num_bytes);
+
+  std::shared_ptr<Transport> transport_;
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<Chunk>> chunks_;
+};
+
+/// A tensor in the front of `block`, which it keeps.
+Tensor make_tensor(Arena::Block block, const Shape& shape, DType dtype);
+
+}  // namespace flexep

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "flexep/tensor.h"
+#include "routing/output_layout.h"
+#include "routing/receive_layout.h"
+#include "routing/routing_shape.h"
+#include "routing/send_plan.h"
+
+namespace flexep {
+
+/// What a DispatchHandle holds: everything that a later combine or cached dispatch needs, and nothing of the
+/// buffer.
+struct DispatchState {
+  std::int64_t id = 0;  ///< equal on all ranks, different for every dispatch of a job
+  int rank = 0;
+  RoutingShape shape;
+  int num_max_tokens_per_rank = 0;
+  int num_sms = 0;
+  bool do_zero_padding = false;
+  Tensor topk_idx;                         ///< int64 [T, K], a copy
+  SendPlan send;                           ///< this rank as a source
+  ReceiveLayout receive;                   ///< this rank as a destination
+  std::vector<ReceiveSize> receive_sizes;  ///< every rank as a destination
+  Tensor recv_src_metadata;                ///< int32 [M, K + 2]
+
+  int num_rows() const { return receive.num_rows(shape.do_expand); }
+};
+
+}  // namespace flexep

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/requests.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/check.h"
+
+namespace flexep {
+namespace {
+
+constexpr std::size_t kRowGranularity = 16;
+constexpr int kMaxExperts = 65536;
+
+bool is_row_dtype(DType dtype) {
+  return dtype == DType::kBFloat16 || dtype == DType::kFloat32 || dtype == DType::kFloat64;
+}
+
+void check_rows(const Tensor& x, int rank) {
+  require_argument(x.defined(), "x", "rank {} passed no x", rank);
+  require_argument(x.num_dims() == 2, "x", "x on rank {} has shape {}, but must be [num_tokens, hidden]",
+                   rank, x.shape().to_string());
+  require_argument(is_row_dtype(x.dtype()), "x", "x on rank {} is {}, but must be bf16, fp32 or fp64", rank,
+                   name_of(x.dtype()));
+  const std::size_t row_bytes = static_cast<std::size_t>(x.size(1)) * size_of(x.dtype());
+  require_argument(
+      row_bytes > 0 && row_bytes % kRowGranularity == 0, "x",
+      "x on rank {} has rows of {} bytes (hidden {}, {}), but a row must be a positive multiple of {} bytes",
+      rank, row_bytes, x.size(1), name_of(x.dtype()), kRowGranularity);
+  require_argument(
+      x.size(0) <= std::numeric_limits<int>::max() && x.size(1) <= std::numeric_limits<int>::max(), "x",
+      "x on rank {} has shape {}: too large", rank, x.shape().to_string());
+}
+
+std::optional<DType> check_weights(const Tensor& weights, const Shape& expected, int rank) {
+  if (!weights) return std::nullopt;
+  require_argument(weights.shape() == expected, "topk_weights",
+                   "topk_weights on rank {} has shape {}, but must be {}", rank, weights.shape().to_string(),
+                   expected.to_string());
+  require_argument(weights.dtype() == DType::kFloat32 || weights.dtype() == DType::kFloat64, "topk_weights",
+                   "topk_weights on rank {} is {}, but must be fp32 (or fp64)", rank,
+                   name_of(weights.dtype()));
+  return weights.dtype();
+}
+
+int resolve_num_sms(int requested, int fallback, int rank) {
+  require_argument(requested >= 0, "num_sms", "num_sms on rank {} is {}, but must not be negative", rank,
+                   requested);
+  return requested > 0 ? requested : fallback;
+}
+
+RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context) {
+  const int rank = context.rank;
+  const Tensor& ids = args.topk_idx;
+  require_argument(ids.defined(), "topk_idx", "rank {} passed neither topk_idx nor a handle", rank);
+  require_argument(ids.dtype() == DType::kInt64, "topk_idx", "topk_idx on rank {} is {}, but must be int64",
+                   rank, name_of(ids.dtype()));
+  require_argument(ids.num_dims() == 2 && ids.size(0) == args.x.size(0) && ids.size(1) > 0, "topk_idx",
+                   "topk_idx on rank {} has shape {}, but must be [num_tokens = {}, num_topk]", rank,
+                   ids.shape().to_string(), args.x.size(0));
+  require_argument(args.num_experts > 0 && args.num_experts <= kMaxExperts, "num_experts",
+                   "num_experts on rank {} is {}, outside [1, {}]", rank, args.num_experts, kMaxExperts);
+  require_argument(args.num_experts % context.num_ranks == 0, "num_experts",
+                   "num_experts on rank {} is {}, not a multiple of the {} ranks", rank, args.num_experts,
+                   context.num_ranks);
+  require_argument(args.expert_alignment >= 0, "expert_alignment",
+                   "expert_alignment on rank {} is {}, but must not be negative", rank,
+                   args.expert_alignment);
+  return {.num_ranks = context.num_ranks,
+          .num_experts = args.num_experts,
+          .num_topk = static_cast<int>(ids.size(1)),
+          .expert_alignment = std::max(args.expert_alignment, 1),
+          .do_expand = args.do_expand.value_or(false)};
+}
+
+void check_handle(const DispatchHandle& handle, const RankContext& context) {
+  const DispatchState& state = handle.state();
+  require_argument(state.rank == context.rank && state.shape.num_ranks == context.num_ranks, "handle",
+                   "the handle on rank {} of {} was made by rank {} of {}", context.rank, context.num_ranks,
+                   state.rank, state.shape.num_ranks);
+}
+
+// A cached dispatch takes everything from its handle; whoever repeats a value must repeat the same one.
+template <typename T>
+void check_repeated(const char* name, bool is_given, T given, T kept, int rank) {
+  require_argument(!is_given || given == kept, name, "{} on rank {} is {}, but the handle was made with {}",
+                   name, rank, given, kept);
+}
+
+void check_cached(const DispatchArgs& args, const RankContext& context) {
+  check_handle(args.handle, context);
+  const DispatchHandle& handle = args.handle;
+  const int rank = context.rank;
+  require_argument(!args.topk_idx, "topk_idx",
+                   "rank {} passed topk_idx together with a handle, which has its own", rank);
+  require_argument(args.x.size(0) == handle.num_tokens(), "x",
+                   "x on rank {} has {} tokens, but the handle was made with {}", rank, args.x.size(0),
+                   handle.num_tokens());
+  check_repeated("num_experts", args.num_experts != 0, args.num_experts, handle.num_experts(), rank);
+  check_repeated("expert_alignment", args.expert_alignment != 0, args.expert_alignment,
+                 handle.expert_alignment(), rank);
+  check_repeated("num_max_tokens_per_rank", args.num_max_tokens_per_rank != 0, args.num_max_tokens_per_rank,
+                 handle.num_max_tokens_per_rank(), rank);
+  check_repeated("num_sms", args.num_sms != 0, args.num_sms, handle.num_sms(), rank);
+  check_repeated("do_expand", args.do_expand.has_value(), args.do_expand.value_or(false), handle.do_expand(),
+                 rank);
+  check_repeated("do_zero_padding", args.do_zero_padding.has_value(), args.do_zero_padding.value_or(false),
+                 handle.state().do_zero_padding, rank);
+}
+
+// This rank's part in the agreement on N, and the check that its tokens fit where the caller fixed it.
+int resolve_num_max_tokens(const DispatchArgs& args, const RankContext& context) {
+  const int num_tokens = static_cast<int>(args.x.size(0));
+  const int fixed = args.num_max_tokens_per_rank;
+  require_argument(fixed >= 0, "num_max_tokens_per_rank",
+                   "num_max_tokens_per_rank on rank {} is {}, but must not be negative", context.rank, fixed);
+  require_argument(fixed == 0 || num_tokens <= fixed, "num_max_tokens_per_rank",
+                   "rank {} has {} tokens, more than num_max_tokens_per_rank = {}", context.rank, num_tokens,
+                   fixed);
+  return fixed > 0 ? fixed : std::max(context.default_num_max_tokens_per_rank, num_tokens);
+}
+
+}  // namespace
+
+DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context) {
+  check_rows(args.x, context.rank);
+  const bool is_cached = static_cast<bool>(args.handle);
+  if (is_cached) check_cached(args, context);
+
+  DispatchRequest request;
+  request.shape = is_cached ? args.handle.state().shape : shape_of_fresh(args, context);
+  request.num_tokens = static_cast<int>(args.x.size(0));
+  request.hidden = static_cast<int>(args.x.size(1));
+  request.dtype = args.x.dtype();
+  request.weight_dtype =
+      check_weights(args.topk_weights, {request.num_tokens, request.shape.num_topk}, context.rank);
+  request.num_max_tokens_per_rank =
+      is_cached ? args.handle.num_max_tokens_per_rank() : resolve_num_max_tokens(args, context);
+  request.num_sms = resolve_num_sms(args.num_sms, is_cached ? args.handle.num_sms() : context.default_num_sms,
+                                    context.rank);
+  request.do_zero_padding =
+      is_cached ? args.handle.state().do_zero_padding : args.do_zero_padding.value_or(false);
+  require_argument(!request.do_zero_padding || request.shape.do_expand, "do_zero_padding",
+                   "do_zero_padding on rank {} needs do_expand: the compact layout has no gaps",
+                   context.rank);
+  request.format = {.do_expand = request.shape.do_expand,
+                    .num_topk = request.shape.num_topk,
+                    .row_bytes = static_cast<std::size_t>(request.hidden) * size_of(request.dtype),
+                    .weight_bytes = request.weight_dtype ? size_of(*request.weight_dtype) : 0,
+                    .has_metadata = !is_cached};
+  return request;
+}
+
+CombineRequest resolve_combine(const CombineArgs& args, const RankContext& context) {
+  require_argument(static_cast<bool>(args.handle), "handle", "rank {} passed no handle to combine",
+                   context.rank);
+  check_handle(args.handle, context);
+  check_rows(args.x, context.rank);
+  const DispatchHandle& handle = args.handle;
+  const bool has_enough =
+      handle.do_expand() ? args.x.size(0) >= handle.num_rows() : args.x.size(0) == handle.num_rows();
+  require_argument(has_enough, "x", "x on rank {} has {} rows, but its dispatch received {}", context.rank,
+                   args.x.size(0), handle.num_rows());
+
+  CombineRequest request;
+  request.hidden = static_cast<int>(args.x.size(1));
+  request.dtype = args.x.dtype();
+  request.row_bytes = static_cast<std::size_t>(request.hidden) * size_of(request.dtype);
+  const Shape weights_shape =
+      handle.do_expand() ? Shape{args.x.size(0)} : Shape{handle.num_rows(), handle.num_topk()};
+  request.weight_dtype = check_weights(args.topk_weights, weights_shape, context.rank);
+  request.num_sms = resolve_num_sms(args.num_sms, handle.num_sms(), context.rank);
+  return request;
+}
+
+}  // namespace flexep

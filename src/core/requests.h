@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+
+#include "core/dispatch_state.h"
+#include "flexep/elastic_buffer.h"
+#include "routing/output_layout.h"
+#include "routing/routing_shape.h"
+
+namespace flexep {
+
+/// Who resolves a request.
+struct RankContext {
+  int rank = 0;
+  int num_ranks = 1;
+  int default_num_max_tokens_per_rank = 0;
+  int default_num_sms = 1;
+};
+
+/// Validated dispatch arguments with every default filled in.
+struct DispatchRequest {
+  RoutingShape shape;
+  OutputFormat format;
+  int num_tokens = 0;
+  int hidden = 0;
+  DType dtype = DType::kBFloat16;
+  std::optional<DType> weight_dtype;
+  int num_max_tokens_per_rank = 0;  ///< this rank's part in the agreement
+  int num_sms = 1;
+  bool do_zero_padding = false;
+};
+
+/// @throws InvalidArgument that names the argument, its value and this rank.
+DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context);
+
+/// Validated combine arguments with every default filled in.
+struct CombineRequest {
+  int hidden = 0;
+  DType dtype = DType::kBFloat16;
+  std::size_t row_bytes = 0;
+  std::optional<DType> weight_dtype;
+  int num_sms = 1;
+};
+
+/// @throws InvalidArgument that names the argument, its value and this rank.
+CombineRequest resolve_combine(const CombineArgs& args, const RankContext& context);
+
+}  // namespace flexep

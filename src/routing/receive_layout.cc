@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "routing/receive_layout.h"
+
+#include <limits>
+
+#include "common/check.h"
+#include "common/math.h"
+
+namespace flexep {
+namespace {
+
+std::int32_t require_31_bits(std::int64_t num_rows, int rank) {
+  require_argument(num_rows <= std::numeric_limits<std::int32_t>::max(), "topk_idx",
+                   "rank {} would receive {} rows, more than 2^31 - 1", rank, num_rows);
+  return static_cast<std::int32_t>(num_rows);
+}
+
+}  // namespace
+
+ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank) {
+  ReceiveLayout layout;
+  std::int64_t num_tokens = 0;
+  for (const auto source : counts) {
+    num_tokens += source[static_cast<std::size_t>(rank)];
+    layout.psum_num_recv_tokens_per_rank.push_back(require_31_bits(num_tokens, rank));
+  }
+  layout.num_recv_tokens = static_cast<int>(num_tokens);
+
+  const int first_expert = rank * shape.num_local_experts();
+  std::int64_t start = 0;
+  for (int i = 0; i < shape.num_local_experts(); ++i) {
+    std::int64_t num_pairs = 0;
+    for (const auto source : counts)
+      num_pairs += source[static_cast<std::size_t>(shape.num_ranks + first_expert + i)];
+    const std::int64_t num_aligned = align_up(num_pairs, std::int64_t{shape.expert_alignment});
+    layout.num_recv_tokens_per_expert.push_back(require_31_bits(num_pairs, rank));
+    layout.num_aligned_recv_tokens_per_expert.push_back(require_31_bits(num_aligned, rank));
+    layout.expert_start_rows.push_back(require_31_bits(start, rank));
+    layout.psum_num_recv_tokens_per_expert.push_back(
+        require_31_bits(start + (shape.do_expand ? num_pairs : num_aligned), rank));
+    start += num_aligned;
+  }
+  layout.num_expanded_tokens = require_31_bits(start, rank);
+  return layout;
+}
+
+}  // namespace flexep

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "routing/routing_shape.h"
+
+namespace flexep {
+
+/// Every rank's RoutingCounts::block(), by rank.
+using AllCounts = std::span<const std::span<const std::int32_t>>;
+
+/// What one rank receives, and where: a pure function of all ranks' counts. docs/layouts.md has the picture.
+struct ReceiveLayout {
+  int num_recv_tokens = 0;                                       ///< M
+  int num_expanded_tokens = 0;                                   ///< sum of align(c_i)
+  std::vector<std::int32_t> psum_num_recv_tokens_per_rank;       ///< [R], inclusive
+  std::vector<std::int32_t> num_recv_tokens_per_expert;          ///< [El], c_i
+  std::vector<std::int32_t> num_aligned_recv_tokens_per_expert;  ///< [El], align(c_i)
+  std::vector<std::int32_t> expert_start_rows;                   ///< [El], exclusive prefix sum of align(c_i)
+  std::vector<std::int32_t> psum_num_recv_tokens_per_expert;     ///< [El], as DispatchHandle defines it
+
+  int num_rows(bool do_expand) const { return do_expand ? num_expanded_tokens : num_recv_tokens; }
+};
+
+/// What `rank` receives. Cost: O(R * (R + El)).
+/// @throws InvalidArgument when the rows do not fit 31 bits.
+ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank);
+
+}  // namespace flexep

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace flexep {
+
+/// What all ranks agree on before a dispatch is planned.
+struct RoutingShape {
+  int num_ranks = 1;
+  int num_experts = 1;  ///< E, a multiple of num_ranks
+  int num_topk = 1;     ///< K
+  int expert_alignment = 1;
+  bool do_expand = false;
+
+  int num_local_experts() const { return num_experts / num_ranks; }
+  int owner_of(std::int64_t expert) const { return static_cast<int>(expert) / num_local_experts(); }
+};
+
+/// One rank's top-k experts: [num_tokens, num_topk], -1 = not routed.
+struct TopkIds {
+  std::span<const std::int64_t> ids;
+  int num_tokens = 0;
+  int num_topk = 0;
+
+  std::span<const std::int64_t> of(int token) const {
+    return ids.subspan(static_cast<std::size_t>(token) * static_cast<std::size_t>(num_topk),
+                       static_cast<std::size_t>(num_topk));
+  }
+};
+
+}  // namespace flexep

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "routing/receive_layout.h"
+#include "routing/routing_shape.h"
+
+namespace flexep {
+
+/// Where every (token, column) pair of one source rank lands: a pure function of its ids and of all ranks'
+/// counts. Arrays are [T, K]; where `owner` is -1 the pair is not routed and its other entries mean nothing.
+struct SendPlan {
+  int num_tokens = 0;
+  int num_topk = 0;
+  std::vector<std::int32_t> owner;       ///< rank that owns the column's expert, or -1
+  std::vector<std::int32_t> token_slot;  ///< row of the token in the owner's compact order
+  std::vector<std::int32_t>
+      row;  ///< row of the owner's recv.x that holds the pair; token_slot in the compact layout
+  /// Whether this is the token's last column with this owner: the column that stands for the rank (semantics'
+  /// "master").
+  std::vector<std::uint8_t> is_last_of_owner;
+
+  std::vector<std::int32_t> num_tokens_per_rank;  ///< [R], tokens that go to each rank
+  std::vector<std::int32_t> num_rows_per_rank;    ///< [R], rows that go to each rank
+
+  std::size_t pair(int token, int column) const {
+    return static_cast<std::size_t>(token) * static_cast<std::size_t>(num_topk) +
+           static_cast<std::size_t>(column);
+  }
+  bool is_routed(std::size_t pair) const { return owner[pair] >= 0; }
+};
+
+/// Plans the sending of `rank`. `topk_idx` has been validated by count_routing, and `counts` holds its counts
+/// at `rank`. Cost: one pass over the ids, and O(R * (R + E)).
+SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape& shape, int rank);
+
+}  // namespace flexep
