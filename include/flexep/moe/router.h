@@ -14,11 +14,12 @@ namespace flexep::moe {
 /// What router_backward needs of a forward pass; a value, so that any number of microbatches may be in
 /// flight.
 struct RouterContext {
-  Tensor hidden;    ///< [T, H], in the router's dtype
-  Tensor scores;    ///< [T, E], softmax over all experts, or sigmoid
-  Tensor topk_idx;  ///< int64 [T, K]
-  std::vector<double>
-      load;  ///< [E], f_e: share of all ranks' routed pairs that go to expert e; empty without auxiliary loss
+  Tensor hidden;      ///< [T, H], in the router's dtype
+  Tensor scores;      ///< [T, E], softmax over all experts, or sigmoid
+  Tensor topk_idx;    ///< int64 [T, K], in descending order of score
+  Tensor topk_probs;  ///< [T, K], probabilities before moe_router_topk_scaling_factor
+  /// [E], f_e: the share of all ranks' routed pairs that go to expert e. Empty without auxiliary loss.
+  std::vector<double> load;
   double num_global_tokens = 0;  ///< tokens of all ranks; 0 without auxiliary loss
 };
 

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <fmt/format.h>
+
+#include <type_traits>
+
+#include "flexep/error.h"
+#include "flexep/tensor.h"
+
+namespace flexep::moe {
+
+/// The type in which arithmetic on T is done.
+template <typename T>
+using Wide = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
+
+/// Between any two of bf16, fp32 and fp64.
+template <typename To, typename From>
+To convert(From value) {
+  return static_cast<To>(static_cast<Wide<To>>(static_cast<Wide<From>>(value)));
+}
+
+/// Calls visitor(T{}) with the element type of `dtype`. @throws InvalidArgument for `argument` when it is not
+/// floating point.
+template <typename Visitor>
+decltype(auto) visit_floating(DType dtype, const char* argument, Visitor&& visitor) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return visitor(BFloat16{});
+    case DType::kFloat32:
+      return visitor(float{});
+    case DType::kFloat64:
+      return visitor(double{});
+    case DType::kInt32:
+    case DType::kInt64:
+      break;
+  }
+  throw InvalidArgument(argument,
+                        fmt::format("{} must be bf16, fp32 or fp64, not {}", argument, name_of(dtype)));
+}
+
+/// The same values as another floating type, rounded to nearest even; the tensor itself when it has that
+/// type.
+Tensor cast(const Tensor& tensor, DType dtype);
+
+/// The same into memory that is there: `out` has the shape of `tensor`.
+void cast_into(const Tensor& tensor, const Tensor& out);
+
+/// a + b, element by element, in the type and shape of a; b may be of another floating type.
+Tensor add(const Tensor& a, const Tensor& b);
+
+}  // namespace flexep::moe

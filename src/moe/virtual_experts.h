@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "flexep/moe/gradient.h"
+#include "flexep/moe/moe_config.h"
+#include "flexep/tensor.h"
+
+namespace flexep::moe {
+
+/// Every tensor rank of an expert's group holds a slice of it and needs the token, so each expert becomes one
+/// virtual expert per tensor rank: expert ep * El + local on tensor rank tp_idx is number (ep * tp + tp_idx)
+/// * El + local, owned by group member ep * tp + tp_idx.
+/// @param probs  [T, E], fp32 or fp64. @return [T, tp * E].
+Tensor to_virtual_experts(const MoeConfig& config, const Tensor& probs);
+
+/// Sums each expert's gradient over its virtual experts, tensor rank ascending.
+Gradient<Tensor> to_virtual_experts_backward(const MoeConfig& config, const Gradient<Tensor>& grad);
+
+}  // namespace flexep::moe
