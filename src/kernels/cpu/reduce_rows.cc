@@ -26,9 +26,9 @@ using Sources = std::span<const std::byte* const>;
 template <class Sum>
 using BlockOf = Block<typename Sum::D>;
 
-/// What one output row sums: group g is sources[begins[g] - begins[0]] .. sources[begins[g + 1] - begins[0] -
-/// 1].
+/// What one output row sums.
 struct RowGroups {
+  /// [num_groups + 1], where each group begins; counted from begins[0], which is sources[0].
   std::span<const std::int64_t> begins;
   Sources sources;
 
