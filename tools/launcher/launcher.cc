@@ -207,11 +207,15 @@ int launch(const LaunchOptions& options) {
   return job.wait();
 }
 
-std::vector<std::string> own_command(int argc, const char* const* argv) {
+std::string own_executable() {
   std::array<char, PATH_MAX> path;
   const ssize_t length = readlink("/proc/self/exe", path.data(), path.size());
   if (length < 0) throw std::system_error(errno, std::generic_category(), "/proc/self/exe");
-  std::vector<std::string> command = {std::string(path.data(), static_cast<std::size_t>(length))};
+  return {path.data(), static_cast<std::size_t>(length)};
+}
+
+std::vector<std::string> own_command(int argc, const char* const* argv) {
+  std::vector<std::string> command = {own_executable()};
   command.insert(command.end(), argv + 1, argv + argc);
   return command;
 }

@@ -31,6 +31,9 @@ struct LaunchOptions {
 /// @throws std::system_error when the operating system refuses a process or a pipe; no rank is left behind.
 int launch(const LaunchOptions& options);
 
+/// Path of the program that is running.
+std::string own_executable();
+
 /// This program itself with these arguments, for LaunchOptions::command: a program that finds RANK unset
 /// starts its ranks so.
 std::vector<std::string> own_command(int argc, const char* const* argv);

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "check/check_plan.h"
+
+#include <fmt/format.h>
+
+#include "command.h"
+
+namespace flexep::tool {
+namespace {
+
+constexpr int kMaxRanks = 256;
+
+void require_usable(const CheckOptions& options) {
+  if (options.device == "cuda") throw NotAvailable("--device cuda: this build has no CUDA backend");
+  if (options.device != "cpu") throw UsageError(fmt::format("--device {}: not one of cpu", options.device));
+  if (options.num_cases < 1) throw UsageError(fmt::format("--cases {}: at least one", options.num_cases));
+  for (const int num_ranks : options.num_ranks) {
+    if (num_ranks >= 1 && num_ranks <= kMaxRanks) continue;
+    throw UsageError(fmt::format("--ranks {}: not a number from 1 to {}", num_ranks, kMaxRanks));
+  }
+}
+
+std::vector<std::string> transports(const std::string& name) {
+  if (name == "all") return {"in_process", "shm"};
+  if (name == "in_process" || name == "shm") return {name};
+  throw UsageError(fmt::format("--transport {}: not one of in_process, shm, all", name));
+}
+
+}  // namespace
+
+GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, int num_ranks) {
+  require_usable(options);
+  GroupPlan group{.transport = transport, .num_ranks = num_ranks};
+  group.cases = {.seed = options.seed,
+                 .first = options.first_case,
+                 .stride = options.case_stride,
+                 .num_cases = options.num_cases};
+  if (options.case_idx >= 0) {
+    group.cases.first = options.case_idx;
+    group.cases.num_cases = 1;
+  }
+  return group;
+}
+
+std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
+  std::vector<GroupPlan> groups;
+  for (const auto& transport : transports(options.transport)) {
+    for (const int num_ranks : options.num_ranks) groups.push_back(plan_rank(options, transport, num_ranks));
+  }
+  if (options.case_idx >= 0) return groups;
+  const auto num_groups = static_cast<std::int64_t>(groups.size());
+  for (std::int64_t i = 0; i < num_groups; ++i) {
+    auto& cases = groups[static_cast<std::size_t>(i)].cases;
+    cases.first = i;
+    cases.stride = num_groups;
+    cases.num_cases = (options.num_cases - i + num_groups - 1) / num_groups;
+  }
+  return groups;
+}
+
+std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx) {
+  return fmt::format("flexep check --device cpu --transport {} --ranks {} --seed {} --case {}",
+                     group.transport, group.num_ranks, group.cases.seed, case_idx);
+}
+
+std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd) {
+  return {"check",
+          fmt::format("--transport={}", group.transport),
+          fmt::format("--cases={}", group.cases.num_cases),
+          fmt::format("--seed={}", group.cases.seed),
+          fmt::format("--first-case={}", group.cases.first),
+          fmt::format("--case-stride={}", group.cases.stride),
+          fmt::format("--tally-fd={}", tally_fd)};
+}
+
+}  // namespace flexep::tool

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "conformance/run_cases.h"
+
+namespace flexep::tool {
+
+/// The options of `flexep check`.
+struct CheckOptions {
+  std::string device = "cpu";
+  std::string transport = "all";
+  std::vector<int> num_ranks = {1, 2, 3, 4, 7, 8};
+  std::int64_t num_cases = 300;
+  std::uint64_t seed = 1;
+  std::int64_t case_idx = -1;  ///< only this case, on each group
+
+  // From a check to the ranks that it starts.
+  std::int64_t first_case = 0;
+  std::int64_t case_stride = 1;
+  int tally_fd = -1;
+};
+
+/// A kind of group and the cases that it runs.
+struct GroupPlan {
+  std::string transport;
+  int num_ranks = 1;
+  conformance::CaseRange cases;
+};
+
+/// Shares the cases out to every pair of transport and number of ranks: case i goes to group i modulo the
+/// number of groups.
+/// @throws UsageError, NotAvailable.
+std::vector<GroupPlan> plan_groups(const CheckOptions& options);
+
+/// The cases of a rank of a job that is already running.
+GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, int num_ranks);
+
+/// The command that runs one case of a group alone.
+std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx);
+
+/// The arguments with which a rank of `group` is started.
+std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd);
+
+}  // namespace flexep::tool

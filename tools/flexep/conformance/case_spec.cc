@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conformance/case_spec.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "conformance/random.h"
+
+namespace flexep::conformance {
+namespace {
+
+const char* name_of(RoutingKind kind) {
+  switch (kind) {
+    case RoutingKind::kUniform:
+      return "uniform";
+    case RoutingKind::kSomeUnrouted:
+      return "some unrouted";
+    case RoutingKind::kNothingRouted:
+      return "nothing routed";
+    case RoutingKind::kOneExpert:
+      return "one expert";
+    case RoutingKind::kOwnRank:
+      return "own rank";
+    case RoutingKind::kZipf:
+      return "zipf";
+  }
+  return "unknown";
+}
+
+const char* name_of(ValueKind kind) {
+  switch (kind) {
+    case ValueKind::kOrdinary:
+      return "ordinary";
+    case ValueKind::kWide:
+      return "wide";
+    case ValueKind::kSpecial:
+      return "special";
+  }
+  return "unknown";
+}
+
+/// A row is a multiple of 16 bytes: usually short, sometimes longer than any vector loop's unrolled body.
+int draw_hidden(Random& random, DType dtype) {
+  const int units = random.one_in(8) ? random.in_range(40, 200) : random.in_range(1, 12);
+  return units * 16 / static_cast<int>(size_of(dtype));
+}
+
+int draw_num_tokens(Random& random) {
+  if (random.one_in(5)) return 0;
+  return random.one_in(10) ? random.in_range(30, 120) : random.in_range(1, 20);
+}
+
+DType draw_dtype(Random& random) {
+  return random.one_of({DType::kBFloat16, DType::kFloat32, DType::kFloat64});
+}
+
+void draw_routing(Random& random, CaseSpec& spec) {
+  const int num_local_experts = random.one_in(6) ? random.in_range(8, 40) : random.in_range(1, 6);
+  spec.num_experts = num_local_experts * spec.num_ranks();
+  spec.num_topk = random.in_range(1, std::min(spec.num_experts, random.one_in(8) ? 20 : 8));
+  spec.routing = random.one_of({RoutingKind::kUniform, RoutingKind::kUniform, RoutingKind::kSomeUnrouted,
+                                RoutingKind::kSomeUnrouted, RoutingKind::kZipf, RoutingKind::kOwnRank,
+                                RoutingKind::kOneExpert});
+  if (random.one_in(20)) spec.routing = RoutingKind::kNothingRouted;
+}
+
+}  // namespace
+
+int CaseSpec::agreed_num_max_tokens() const {
+  return num_max_tokens_per_rank > 0 ? num_max_tokens_per_rank : *std::ranges::max_element(num_tokens);
+}
+
+reference::DispatchOptions CaseSpec::dispatch_options() const {
+  return {.num_experts = num_experts,
+          .expert_alignment = expert_alignment,
+          .do_expand = do_expand,
+          .do_zero_padding = do_zero_padding,
+          .num_max_tokens_per_rank = agreed_num_max_tokens()};
+}
+
+std::string CaseSpec::to_string() const {
+  return fmt::format(
+      "tokens {}, top-{} of {} experts ({}), {} layout, alignment {}{}{}, rows {} x {}, back {} x {}, "
+      "weights {}, "
+      "values {}, N {}, num_sms {}",
+      fmt::join(num_tokens, "/"), num_topk, num_experts, name_of(routing), do_expand ? "expanded" : "compact",
+      expert_alignment, do_zero_padding ? ", zeroed gaps" : "",
+      allow_multiple_reduction ? "" : ", single reduction", hidden, flexep::name_of(dtype), expert_hidden,
+      flexep::name_of(expert_dtype), weights_dtype ? flexep::name_of(*weights_dtype) : "none",
+      name_of(values), num_max_tokens_per_rank, num_sms);
+}
+
+CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
+  Random random(seed, static_cast<std::uint64_t>(num_ranks));
+  CaseSpec spec{.seed = seed};
+  for (int rank = 0; rank < num_ranks; ++rank) spec.num_tokens.push_back(draw_num_tokens(random));
+  if (random.one_in(30)) std::ranges::fill(spec.num_tokens, 0);
+  draw_routing(random, spec);
+
+  spec.do_expand = random.one_in(2);
+  spec.do_zero_padding = spec.do_expand && random.one_in(2);
+  spec.allow_multiple_reduction = random.one_in(2);
+  spec.expert_alignment = random.one_of({1, 1, 3, 16, 128});
+  if (random.one_in(3)) spec.num_max_tokens_per_rank = spec.agreed_num_max_tokens() + random.in_range(1, 50);
+  spec.num_sms = random.in_range(0, 3);
+
+  spec.dtype = draw_dtype(random);
+  spec.expert_dtype = random.one_in(4) ? draw_dtype(random) : spec.dtype;
+  spec.hidden = draw_hidden(random, spec.dtype);
+  const bool keeps_hidden = spec.expert_dtype == spec.dtype && !random.one_in(4);
+  spec.expert_hidden = keeps_hidden ? spec.hidden : draw_hidden(random, spec.expert_dtype);
+  if (!random.one_in(3))
+    spec.weights_dtype = random.one_of({DType::kFloat32, DType::kFloat32, DType::kFloat64});
+  spec.values = random.one_of({ValueKind::kOrdinary, ValueKind::kWide, ValueKind::kSpecial});
+  return spec;
+}
+
+}  // namespace flexep::conformance

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "flexep/reference.h"
+#include "flexep/types.h"
+
+namespace flexep::conformance {
+
+/// How tokens choose their experts.
+enum class RoutingKind { kUniform, kSomeUnrouted, kNothingRouted, kOneExpert, kOwnRank, kZipf };
+
+/// What rows and weights are filled with.
+enum class ValueKind {
+  kOrdinary,  ///< numbers around 1
+  kWide,      ///< all exponents, subnormals included
+  kSpecial,   ///< mostly NaN (with payloads), infinities, zeros of both signs, subnormals
+};
+
+/// One case: a shape and a seed, from which every rank makes the same data.
+struct CaseSpec {
+  std::uint64_t seed = 0;
+  std::vector<int> num_tokens;  ///< [R], T of each rank
+  int num_topk = 1;
+  int num_experts = 1;
+  int expert_alignment = 1;
+  bool do_expand = false;
+  bool do_zero_padding = false;
+  bool allow_multiple_reduction = true;
+  int num_max_tokens_per_rank = 0;
+  int num_sms = 0;
+
+  DType dtype = DType::kBFloat16;  ///< of the dispatched rows
+  int hidden = 8;
+  DType expert_dtype = DType::kBFloat16;  ///< of the rows that come back, and of those of a cached dispatch
+  int expert_hidden = 8;
+  std::optional<DType> weights_dtype;  ///< absent: no weights
+
+  RoutingKind routing = RoutingKind::kUniform;
+  ValueKind values = ValueKind::kOrdinary;
+
+  int num_ranks() const { return static_cast<int>(num_tokens.size()); }
+  /// N that all ranks agree on.
+  int agreed_num_max_tokens() const;
+  reference::DispatchOptions dispatch_options() const;
+  /// One line for the person who looks at a failure.
+  std::string to_string() const;
+};
+
+/// A random case of moderate size: the same one for the same arguments, on every machine.
+CaseSpec draw_case(std::uint64_t seed, int num_ranks);
+
+}  // namespace flexep::conformance

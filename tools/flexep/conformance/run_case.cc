@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conformance/run_case.h"
+
+#include <array>
+#include <cstring>
+
+#include "flexep/error.h"
+
+namespace flexep::conformance {
+namespace {
+
+/// One case on one rank: its buffer, its part of the data, its findings.
+class CaseOnRank {
+ public:
+  CaseOnRank(const CaseSpec& spec, const ExpectedResults& expected, int rank, ElasticBuffer& buffer,
+             Findings& findings)
+      : spec_(spec),
+        expected_(expected),
+        rank_(static_cast<std::size_t>(rank)),
+        buffer_(buffer),
+        findings_(findings) {}
+
+  DispatchResult dispatch();
+  void dispatch_cached(const DispatchHandle& handle);
+  Tensor combine_from_arena(const DispatchHandle& handle);
+  void combine_from_ordinary_memory(const DispatchHandle& handle);
+  void combine_unchanged(const DispatchResult& received);
+
+ private:
+  void check_handle(const DispatchHandle& handle);
+  void check_metadata(const Tensor& metadata);
+  void check_combined(std::string_view operation, const reference::CombineOutput& expected,
+                      const CombineResult& got);
+  void poison_free_memory();
+
+  const CaseSpec& spec_;
+  const ExpectedResults& expected_;
+  std::size_t rank_;
+  ElasticBuffer& buffer_;
+  Findings& findings_;
+};
+
+void fill(const Tensor& tensor, int byte) {
+  if (tensor && tensor.num_bytes() > 0) std::memset(tensor.data(), byte, tensor.num_bytes());
+}
+
+void CaseOnRank::poison_free_memory() {
+  // Outputs are about this large: the next one is likely to get memory that was filled here.
+  const auto& received = expected_.received[rank_];
+  std::array<Tensor, 3> blocks;
+  for (auto& block : blocks) {
+    block = buffer_.empty({static_cast<std::int64_t>(received.x.num_bytes()) + 4096}, DType::kBFloat16);
+    fill(block, 0xEE);
+  }
+}
+
+DispatchResult CaseOnRank::dispatch() {
+  poison_free_memory();
+  const auto& input = expected_.inputs[rank_];
+  const auto& expected = expected_.received[rank_];
+  const Tensor x = input.x.clone();
+  const DispatchResult got = buffer_.dispatch({.x = x,
+                                               .topk_idx = input.topk_idx,
+                                               .topk_weights = input.topk_weights,
+                                               .num_experts = spec_.num_experts,
+                                               .num_max_tokens_per_rank = spec_.num_max_tokens_per_rank,
+                                               .expert_alignment = spec_.expert_alignment,
+                                               .num_sms = spec_.num_sms,
+                                               .do_expand = spec_.do_expand,
+                                               .do_zero_padding = spec_.do_zero_padding});
+  const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
+  findings_.compare("dispatch, input x", input.x, x);
+  findings_.compare("dispatch, recv.x", expected.x, got.x, compared);
+  findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
+  findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
+  check_handle(got.handle);
+  return got;
+}
+
+void CaseOnRank::check_handle(const DispatchHandle& handle) {
+  const auto& input = expected_.inputs[rank_];
+  const auto& expected = expected_.received[rank_];
+  const auto& counts = expected.num_recv_tokens_per_expert;
+  std::vector<std::int32_t> aligned, starts;
+  std::int32_t num_expanded = 0;
+  for (const std::int32_t count : counts) {
+    const std::int32_t a = spec_.expert_alignment;
+    starts.push_back(num_expanded);
+    aligned.push_back((count + a - 1) / a * a);
+    num_expanded += aligned.back();
+  }
+  findings_.compare("handle.do_expand", spec_.do_expand, handle.do_expand());
+  findings_.compare("handle.num_experts", spec_.num_experts, handle.num_experts());
+  findings_.compare("handle.num_topk", spec_.num_topk, handle.num_topk());
+  findings_.compare("handle.expert_alignment", spec_.expert_alignment, handle.expert_alignment());
+  findings_.compare("handle.num_max_tokens_per_rank", spec_.agreed_num_max_tokens(),
+                    handle.num_max_tokens_per_rank());
+  findings_.compare("handle.num_tokens", static_cast<int>(input.x.size(0)), handle.num_tokens());
+  findings_.compare("handle.num_recv_tokens", static_cast<int>(expected.recv_src_metadata.size(0)),
+                    handle.num_recv_tokens());
+  findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
+  findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
+  findings_.compare("handle.topk_idx", input.topk_idx, handle.topk_idx());
+  findings_.compare("handle.num_recv_tokens_per_expert", counts, handle.num_recv_tokens_per_expert());
+  findings_.compare("handle.num_aligned_recv_tokens_per_expert", aligned,
+                    handle.num_aligned_recv_tokens_per_expert());
+  findings_.compare("handle.expert_start_rows", starts, handle.expert_start_rows());
+  findings_.compare("handle.psum_num_recv_tokens_per_expert", expected.psum_num_recv_tokens_per_expert,
+                    handle.psum_num_recv_tokens_per_expert());
+  findings_.compare("handle.psum_num_recv_tokens_per_rank", expected.psum_num_recv_tokens_per_rank,
+                    handle.psum_num_recv_tokens_per_rank());
+  check_metadata(handle.recv_src_metadata());
+}
+
+void CaseOnRank::check_metadata(const Tensor& metadata) {
+  // What the contract calls opaque is taken over, so that it compares equal: column 1, and 2.. of the compact
+  // layout.
+  Tensor expected = expected_.received[rank_].recv_src_metadata.clone();
+  const std::int64_t num_columns = expected.size(1);
+  if (metadata && metadata.shape() == expected.shape() && metadata.dtype() == expected.dtype()) {
+    for (std::int64_t i = 0; i < expected.num_elements(); ++i) {
+      const std::int64_t column = i % num_columns;
+      const bool is_exact = column == 0 || (column >= 2 && spec_.do_expand);
+      if (!is_exact) expected.data<std::int32_t>()[i] = metadata.data<std::int32_t>()[i];
+    }
+  }
+  findings_.compare("handle.recv_src_metadata", expected, metadata);
+}
+
+void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
+  poison_free_memory();
+  const auto& input = expected_.cached_inputs[rank_];
+  const auto& expected = expected_.cached_received[rank_];
+  const DispatchResult got =
+      buffer_.dispatch({.x = input.x, .topk_weights = input.topk_weights, .handle = handle});
+  const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
+  findings_.compare("cached dispatch, recv.x", expected.x, got.x, compared);
+  findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
+  findings_.compare("cached dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
+  check_handle(got.handle);
+}
+
+Tensor CaseOnRank::combine_from_arena(const DispatchHandle& handle) {
+  poison_free_memory();
+  const auto& input = expected_.expert_outputs[rank_];
+  const Tensor x = buffer_.empty(input.x.shape(), input.x.dtype());
+  if (x.num_bytes() > 0) std::memcpy(x.data(), input.x.data(), x.num_bytes());
+  const CombineResult got = buffer_.combine({.x = x, .handle = handle, .topk_weights = input.topk_weights});
+  findings_.compare("combine from arena memory, input x", input.x, x);
+  fill(x, 0xDD);  // allowed from now on: a rank that still reads it will show it
+  check_combined("combine from arena memory", expected_.combined[rank_], got);
+  return got.x;
+}
+
+void CaseOnRank::combine_from_ordinary_memory(const DispatchHandle& handle) {
+  poison_free_memory();
+  const auto& input = expected_.expert_outputs[rank_];
+  const Tensor x = input.x.clone(), weights = input.topk_weights.clone();
+  const CombineResult got = buffer_.combine({.x = x, .handle = handle, .topk_weights = weights});
+  fill(x, 0xDD);
+  fill(weights, 0xDD);
+  check_combined("combine from ordinary memory", expected_.combined[rank_], got);
+}
+
+void CaseOnRank::combine_unchanged(const DispatchResult& received) {
+  const CombineResult got =
+      buffer_.combine({.x = received.x, .handle = received.handle, .topk_weights = received.topk_weights});
+  check_combined("combine of what dispatch delivered", expected_.round_trip[rank_], got);
+}
+
+void CaseOnRank::check_combined(std::string_view operation, const reference::CombineOutput& expected,
+                                const CombineResult& got) {
+  findings_.compare(fmt::format("{}, x", operation), expected.x, got.x);
+  findings_.compare(fmt::format("{}, topk_weights", operation), expected.topk_weights, got.topk_weights);
+}
+
+}  // namespace
+
+CaseRunner::CaseRunner(const Communicator& comm)
+    : rank_(comm.rank()),
+      multiple_reduction_(comm, {.allow_multiple_reduction = true}),
+      single_reduction_(comm, {.allow_multiple_reduction = false}) {}
+
+std::optional<std::string> CaseRunner::run(const CaseSpec& spec, const ExpectedResults& expected) {
+  Findings findings;
+  try {
+    run_operations(spec, expected, findings);
+  } catch (const TimeoutError&) {
+    throw;
+  } catch (const TransportError&) {
+    throw;
+  } catch (const Error& error) {
+    findings.add("threw", error.what());
+  }
+  return findings.first();
+}
+
+void CaseRunner::run_operations(const CaseSpec& spec, const ExpectedResults& expected, Findings& findings) {
+  ElasticBuffer& buffer = spec.allow_multiple_reduction ? multiple_reduction_ : single_reduction_;
+  CaseOnRank on_rank(spec, expected, rank_, buffer, findings);
+  const DispatchResult received = on_rank.dispatch();
+  on_rank.dispatch_cached(received.handle);
+  const Tensor combined = on_rank.combine_from_arena(received.handle);
+  on_rank.combine_from_ordinary_memory(received.handle);
+  on_rank.combine_unchanged(received);
+  check_kept(findings);
+  keep(spec.seed % 2 == 0 ? received.x : combined);
+}
+
+void CaseRunner::check_kept(Findings& findings) {
+  for (const auto& [result, copy] : kept_) findings.compare("a result of an earlier case", copy, result);
+}
+
+void CaseRunner::keep(const Tensor& result) {
+  constexpr std::size_t kNumKept = 5;
+  const Kept kept{result, result.clone()};
+  if (kept_.size() < kNumKept) {
+    kept_.push_back(kept);
+  } else {
+    kept_[num_runs_ % kNumKept] = kept;
+  }
+  ++num_runs_;
+}
+
+}  // namespace flexep::conformance
