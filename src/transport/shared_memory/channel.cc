@@ -55,10 +55,10 @@ Channel::~Channel() {
 }
 
 Gathered Channel::all_gather(std::span<const std::byte> mine, const Operation& requested) {
-  require_usable();
   ++num_gathers_;
   const Operation operation{requested.name,
                             requested.sequence_number == 0 ? num_gathers_ : requested.sequence_number};
+  require_usable(operation);
   exchange(mine, 0, operation);
   require_same_operation(operation);
 
@@ -177,19 +177,6 @@ std::shared_ptr<Transport> Channel::split(int color, int key) {
   // Nobody may give up his control block before all have mapped it.
   all_gather({}, operation);
   return std::shared_ptr<Channel>(new Channel(fabric_, timeout_, new_rank, std::move(members)));
-}
-
-void Channel::abort(std::string_view reason) {
-  const auto text = reason.substr(0, ControlBlock::kMaxReasonLength);
-  const auto mine = control_block(rank_).abort_reason();
-  *std::copy(text.begin(), text.end(), mine.begin()) = '\0';
-  for (Member& member : members_) {
-    std::uint32_t nobody = 0;
-    // Release: whoever sees this rank's number also sees its reason. Pairs with the load in require_usable().
-    member.control.aborted_by().compare_exchange_strong(nobody, static_cast<std::uint32_t>(rank_) + 1,
-                                                        std::memory_order_acq_rel);
-    for (int rank = 0; rank < num_ranks(); ++rank) wake(member.control.arrival(rank));
-  }
 }
 
 }  // namespace flexep

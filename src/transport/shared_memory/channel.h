@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -51,10 +52,12 @@ class Channel final : public Transport {
   void require_same_operation(const Operation& operation);
   std::span<const std::byte> chunk_of(int rank, std::size_t offset);
 
-  // Poisoning: the first failure stays the answer.
-  void require_usable();
+  // How the group breaks: the first failure that a rank meets is shared with all, so that all blame the same
+  // rank.
+  void require_usable(const Operation& operation);
   void throw_if_broken(const Operation& operation);
   [[noreturn]] void throw_timeout(const Operation& operation);
+  void share_failure(std::string_view reason, std::span<const int> culprits, bool is_timeout);
   template <typename E>
   [[noreturn]] void poison(const E& error);
   bool has_arrived_from(int rank);
@@ -68,6 +71,7 @@ class Channel final : public Transport {
   std::uint32_t epoch_ = 0;
   std::uint64_t num_gathers_ = 0;
   std::string poisoned_by_;
+  std::atomic_flag has_failed_;
   std::vector<std::span<const std::byte>> gathered_;
   std::vector<std::vector<std::byte>> assembled_;
 };

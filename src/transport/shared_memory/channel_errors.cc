@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "flexep/error.h"
 #include "transport/shared_memory/channel.h"
 
@@ -22,30 +24,64 @@ void Channel::poison(const E& error) {
   throw error;
 }
 
-void Channel::require_usable() {
+void Channel::abort(std::string_view reason) {
+  share_failure(reason, std::span(&rank_, 1), false);
+}
+
+void Channel::share_failure(std::string_view reason, std::span<const int> culprits, bool is_timeout) {
+  // Others may read the first failure while a second one happens, or while the user aborts from another
+  // thread.
+  if (has_failed_.test_and_set()) return;
+  ControlBlock::Failure& failure = control_block(rank_).failure();
+  failure.is_timeout = is_timeout;
+  failure.num_culprits =
+      static_cast<std::uint32_t>(std::min(culprits.size(), ControlBlock::Failure::kMaxCulprits));
+  std::copy_n(culprits.begin(), failure.num_culprits, failure.culprits);
+  const auto text = reason.substr(0, ControlBlock::Failure::kMaxReasonLength);
+  *std::copy(text.begin(), text.end(), failure.reason) = '\0';
+  for (Member& member : members_) {
+    std::uint32_t nobody = 0;
+    // Release: whoever sees this rank's number also sees its failure. Pairs with the load in
+    // require_usable().
+    member.control.aborted_by().compare_exchange_strong(nobody, static_cast<std::uint32_t>(rank_) + 1,
+                                                        std::memory_order_acq_rel);
+    for (int rank = 0; rank < num_ranks(); ++rank) wake(member.control.arrival(rank));
+  }
+}
+
+void Channel::require_usable(const Operation& operation) {
   if (!poisoned_by_.empty()) {
     throw TransportError(fmt::format("this group is unusable since an earlier failure: {}", poisoned_by_));
   }
-  // Acquire: pairs with abort(), so that the reason is there.
+  // Acquire: pairs with share_failure().
   const std::uint32_t aborted_by = control_block(rank_).aborted_by().load(std::memory_order_acquire);
   if (aborted_by == 0) return;
   const int rank = static_cast<int>(aborted_by) - 1;
-  poison(TransportError(
-      fmt::format("rank {} aborted the group: {}", rank, control_block(rank).abort_reason().data()), {rank}));
+  const ControlBlock::Failure& failure = control_block(rank).failure();
+  const std::vector<int> culprits(failure.culprits, failure.culprits + failure.num_culprits);
+  const auto what = fmt::format("rank {} gave up while rank {} was in {}: {}", rank, rank_,
+                                describe(operation), failure.reason);
+  if (failure.is_timeout != 0) {
+    poison(TimeoutError(culprits, std::string(operation.name), operation.sequence_number, what));
+  }
+  poison(TransportError(what, culprits));
 }
 
 void Channel::throw_if_broken(const Operation& operation) {
-  require_usable();
+  require_usable(operation);
   for (int rank = 0; rank < num_ranks(); ++rank) {
     if (has_arrived_from(rank)) continue;
     Member& member = members_[static_cast<std::size_t>(rank)];
     auto cause = fabric_->cause_of_death(member.world_rank);
     if (!cause && member.control.closed().load(std::memory_order_acquire) != 0) cause = "it left the group";
-    // It may have arrived just before it went.
+    // It may have arrived just before it went, or gone because of somebody else, whom it has named then.
     if (!cause || has_arrived_from(rank)) continue;
-    poison(TransportError(fmt::format("rank {} is gone ({}) while rank {} waits for it in {}", rank, *cause,
-                                      rank_, describe(operation)),
-                          {rank}));
+    require_usable(operation);
+    const TransportError error(fmt::format("rank {} is gone ({}) while rank {} waits for it in {}", rank,
+                                           *cause, rank_, describe(operation)),
+                               {rank});
+    share_failure(error.what(), error.failed_ranks(), false);
+    poison(error);
   }
 }
 
@@ -55,10 +91,12 @@ void Channel::throw_timeout(const Operation& operation) {
     if (!has_arrived_from(rank)) missing.push_back(rank);
   }
   const double secs = std::chrono::duration<double>(timeout_).count();
-  poison(TimeoutError(
+  const TimeoutError error(
       missing, std::string(operation.name), operation.sequence_number,
       fmt::format("rank {} waited {} s in {} and has not heard from rank{} {}", rank_, secs,
-                  describe(operation), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "))));
+                  describe(operation), missing.size() == 1 ? "" : "s", fmt::join(missing, ", ")));
+  share_failure(error.what(), error.missing_ranks(), true);
+  poison(error);
 }
 
 }  // namespace flexep

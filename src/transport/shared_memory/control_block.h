@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "transport/shared_memory/signal.h"
 #include "transport/transport.h"
@@ -21,7 +20,17 @@ namespace flexep {
 class ControlBlock {
  public:
   static constexpr std::size_t kSlotCapacity = 64 << 10;
-  static constexpr std::size_t kMaxReasonLength = 1023;
+
+  /// Why a member gave the group up, for the others to read.
+  struct Failure {
+    static constexpr std::size_t kMaxReasonLength = 1023;
+    static constexpr std::size_t kMaxCulprits = 16;
+
+    std::uint32_t is_timeout;
+    std::uint32_t num_culprits;
+    std::int32_t culprits[kMaxCulprits];  ///< ranks of this group that are to blame
+    char reason[kMaxReasonLength + 1];
+  };
 
   struct Slot {
     std::uint64_t
@@ -39,9 +48,9 @@ class ControlBlock {
 
   /// Set by the owner when it leaves the group.
   std::atomic<std::uint32_t>& closed() { return header().closed; }
-  /// 1 + the rank that aborted the group; set by that rank, who wrote the reason in its own block before.
+  /// 1 + the rank that gave the group up; set by that rank, who wrote `failure` in its own block before.
   std::atomic<std::uint32_t>& aborted_by() { return header().aborted_by; }
-  std::span<char, kMaxReasonLength + 1> abort_reason() { return std::span(header().abort_reason); }
+  Failure& failure() { return header().failure; }
   Signal& arrival(int rank) { return arrivals_[rank]; }
   Slot& slot(std::uint32_t epoch) { return slots_[epoch % 2]; }
 
@@ -49,7 +58,7 @@ class ControlBlock {
   struct Header {
     alignas(64) std::atomic<std::uint32_t> closed;
     alignas(64) std::atomic<std::uint32_t> aborted_by;
-    char abort_reason[kMaxReasonLength + 1];
+    Failure failure;
   };
   Header& header() { return *reinterpret_cast<Header*>(memory_); }
 
