@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+
+#include "common/check.h"
+#include "common/math.h"
+#include "flexep/plan_model.h"
+
+namespace flexep {
+namespace {
+
+constexpr double kAssumedNvlinkGbs = 450;
+constexpr double kAssumedRdmaGbs = 50;
+constexpr double kHeadroom = 1.25;
+constexpr int kMinSms = 4;
+constexpr int kMinSmsWithoutOverlap = 64;
+
+// Expected number of groups that own one of K distinct experts of E, when every group owns E / num_groups of
+// them: each is missed with probability C(E - E/g, K) / C(E, K).
+double expected_groups(int num_groups, int num_experts, int num_topk) {
+  const int num_elsewhere = num_experts - num_experts / num_groups;
+  double missed = 1;
+  for (int i = 0; i < num_topk; ++i)
+    missed *= std::max(0.0, static_cast<double>(num_elsewhere - i)) / (num_experts - i);
+  return num_groups * (1 - missed);
+}
+
+void check(const NumSmsInputs& in) {
+  const int num_ranks = in.num_scaleout_ranks * in.num_scaleup_ranks;
+  require_argument(in.num_scaleout_ranks > 0 && in.num_scaleup_ranks > 0, "num_scaleup_ranks",
+                   "a topology of {} x {} ranks is empty", in.num_scaleout_ranks, in.num_scaleup_ranks);
+  require_argument(in.num_experts > 0 && in.num_experts % num_ranks == 0, "num_experts",
+                   "num_experts is {}, but must be a positive multiple of the {} ranks", in.num_experts,
+                   num_ranks);
+  require_argument(in.num_topk > 0 && in.num_topk <= in.num_experts, "num_topk",
+                   "num_topk is {}, outside [1, {}]", in.num_topk, in.num_experts);
+  require_argument(in.num_device_sms > 0, "num_device_sms", "num_device_sms is {}, but must be positive",
+                   in.num_device_sms);
+  require_argument(in.nvlink_gbs >= 0 && in.rdma_gbs >= 0 && in.sm_read_gbs > 0 && in.sm_write_gbs > 0,
+                   "nvlink_gbs",
+                   "bandwidths must not be negative: nvlink {}, rdma {}, sm read {}, sm write {}",
+                   in.nvlink_gbs, in.rdma_gbs, in.sm_read_gbs, in.sm_write_gbs);
+}
+
+// A token crosses to each domain once, is forwarded inside it, and is written once more at its source.
+void add_hybrid_traffic(const NumSmsInputs& in, NumSmsModel& model) {
+  const double so = in.num_scaleout_ranks;
+  const double t = model.ranks_per_token;
+  const double s = model.domains_per_token;
+  model.sm_read = 1 / t + s / t;
+  model.sm_write = 1 / t + s / (t * so) + 1;
+  model.rdma_traffic = s * (1 - 1 / so) / t;
+  model.nvlink_traffic = 1 - 1.0 / in.num_scaleup_ranks;
+}
+
+// A token is read once and written straight to each rank.
+void add_direct_traffic(const NumSmsInputs& in, NumSmsModel& model) {
+  const double num_ranks = in.num_scaleup_ranks;
+  const double n = in.num_nvlink_ranks == 0 ? in.num_scaleup_ranks : in.num_nvlink_ranks;
+  const double t = model.ranks_per_token;
+  model.sm_read = 1 / t;
+  model.sm_write = (n < num_ranks ? 1 / t : 0) + n / num_ranks;
+  model.nvlink_traffic = n / num_ranks * (1 - 1 / n);
+  model.rdma_traffic = (num_ranks - n) / num_ranks;
+}
+
+double link_or(double gbs, double assumed) {
+  return gbs > 0 ? gbs : assumed;
+}
+
+}  // namespace
+
+NumSmsModel explain_num_sms(const NumSmsInputs& in) {
+  check(in);
+  const bool is_hybrid = in.num_scaleout_ranks > 1;
+  NumSmsModel model;
+  model.ranks_per_token =
+      expected_groups(in.num_scaleout_ranks * in.num_scaleup_ranks, in.num_experts, in.num_topk);
+  model.domains_per_token = expected_groups(in.num_scaleout_ranks, in.num_experts, in.num_topk);
+  if (is_hybrid) {
+    add_hybrid_traffic(in, model);
+  } else {
+    add_direct_traffic(in, model);
+  }
+
+  const double nvlink_gbs = link_or(in.nvlink_gbs, kAssumedNvlinkGbs);
+  const double rdma_gbs = link_or(in.rdma_gbs, kAssumedRdmaGbs);
+  model.is_rdma_bound = is_hybrid && model.rdma_traffic / rdma_gbs > model.nvlink_traffic / nvlink_gbs;
+  model.link_gbs = model.is_rdma_bound ? rdma_gbs : nvlink_gbs;
+  const double traffic = model.is_rdma_bound ? model.rdma_traffic : model.nvlink_traffic;
+  const double rows_gbs = traffic > 0 ? model.link_gbs / traffic : 0;
+  model.unrounded_sms = traffic > 0 ? std::max(rows_gbs * model.sm_read / in.sm_read_gbs,
+                                               rows_gbs * model.sm_write / in.sm_write_gbs)
+                                    : in.num_device_sms;
+
+  const int with_headroom = static_cast<int>(std::ceil(kHeadroom * model.unrounded_sms));
+  int num_sms = align_up(std::max(kMinSms, with_headroom), 2);
+  if (!in.prefer_overlap_with_compute) num_sms = std::max(num_sms, kMinSmsWithoutOverlap);
+  model.num_sms = std::min(num_sms, in.num_device_sms);
+  return model;
+}
+
+int get_theoretical_num_sms(const NumSmsInputs& inputs) {
+  return explain_num_sms(inputs).num_sms;
+}
+
+int get_theoretical_num_qps(int num_sms, bool allow_hybrid_mode, int num_allocated_qps) {
+  require_argument(num_sms > 0 && num_allocated_qps > 0, "num_sms",
+                   "num_sms is {} and num_allocated_qps {}: both must be positive", num_sms,
+                   num_allocated_qps);
+  constexpr int kChannelsPerSm = 16;
+  constexpr int kMaxDirectQps = 9;
+  const int wanted = allow_hybrid_mode ? kChannelsPerSm * num_sms + 1 : std::min(num_sms, kMaxDirectQps);
+  return std::min(wanted, num_allocated_qps);
+}
+
+}  // namespace flexep
