@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// ElasticBuffer against the reference, ranks as threads. Over processes: `flexep check`, in this folder's
+// CMakeLists.txt.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <tuple>
+
+#include "conformance/random.h"
+#include "conformance/run_case.h"
+
+namespace flexep::conformance {
+namespace {
+
+/// Number of ranks, dtype of the rows, expanded layout.
+using Parameters = std::tuple<int, DType, bool>;
+
+class ConformanceTest : public testing::TestWithParam<Parameters> {
+ protected:
+  /// Random but for what the parameters fix.
+  CaseSpec draw(std::uint64_t seed) const {
+    const auto [num_ranks, dtype, do_expand] = GetParam();
+    CaseSpec spec = draw_case(seed, num_ranks);
+    const int row_bytes = spec.hidden * static_cast<int>(size_of(spec.dtype));
+    spec.dtype = dtype;
+    spec.hidden = row_bytes / static_cast<int>(size_of(dtype));
+    spec.do_expand = do_expand;
+    spec.do_zero_padding = spec.do_zero_padding && do_expand;
+    return spec;
+  }
+};
+
+TEST_P(ConformanceTest, SameBitsAsTheReference) {
+  constexpr std::uint64_t kNumCases = 8;
+  in_process(std::get<0>(GetParam()), [&](Communicator& comm) {
+    CaseRunner runner(comm);
+    for (std::uint64_t seed = 0; seed < kNumCases; ++seed) {
+      const CaseSpec spec = draw(seed);
+      const auto finding = runner.run(spec, ExpectedResults(spec));
+      EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n" << spec.to_string();
+    }
+  });
+}
+
+std::string name_of_parameters(const testing::TestParamInfo<Parameters>& info) {
+  const auto [num_ranks, dtype, do_expand] = info.param;
+  return fmt::format("{}Ranks_{}_{}", num_ranks, name_of(dtype), do_expand ? "expanded" : "compact");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ConformanceTest,
+                         testing::Combine(testing::Values(1, 2, 3, 4, 7, 8),
+                                          testing::Values(DType::kBFloat16, DType::kFloat32, DType::kFloat64),
+                                          testing::Bool()),
+                         name_of_parameters);
+
+}  // namespace
+}  // namespace flexep::conformance
