@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexep/moe/moe_layer.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "expert_groups.h"
+
+namespace flexep::moe {
+namespace {
+
+using testing::config_of;
+using testing::Division;
+using testing::Matrix;
+using testing::near;
+using testing::num_tokens_of_all;
+using testing::random_tensor;
+using testing::rejected_argument;
+using testing::rows_of;
+using testing::share_of;
+
+constexpr std::int64_t kHidden = 4;
+constexpr double kGradAuxLoss = 0.7;
+
+MoeParameters<Tensor> values_of(const MoeParameters<Gradient<Tensor>>& grads) {
+  return {.router_weight = grads.router_weight,
+          .experts = {.fc1 = grads.experts.fc1, .fc2 = grads.experts.fc2}};
+}
+
+// What all ranks together hold after one forward and backward.
+struct Step {
+  std::vector<MoeParameters<Tensor>> parameters, grads;  // by rank
+  Matrix output, grad_hidden;                            // all ranks' tokens
+  double aux_loss = 0;
+
+  explicit Step(int num_ranks)
+      : parameters(static_cast<std::size_t>(num_ranks)), grads(static_cast<std::size_t>(num_ranks)) {}
+};
+
+// Forward and backward of one global batch over the ranks that `config` asks for.
+Step run_step(const MoeConfig& config, const Tensor& hidden, const Tensor& grad_output) {
+  Step step(config.num_ranks());
+  std::vector<Matrix> outputs(step.grads.size()), grad_hiddens(step.grads.size());
+  in_process(config.num_ranks(), [&](Communicator& comm) {
+    const auto rank = static_cast<std::size_t>(comm.rank());
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), /*seed=*/3);
+    auto forward = layer.forward(share_of(hidden, comm.rank()));
+    const auto grads = layer.backward(
+        std::move(forward.context), {.output = share_of(grad_output, comm.rank()), .aux_loss = kGradAuxLoss});
+    outputs[rank] = rows_of(forward.output);
+    grad_hiddens[rank] = rows_of(grads.hidden);
+    step.parameters[rank] = layer.parameters();
+    step.grads[rank] = values_of(grads.parameters);
+    if (rank == 0) step.aux_loss = forward.aux_loss;
+  });
+  for (std::size_t rank = 0; rank < outputs.size(); ++rank) {
+    step.output.insert(step.output.end(), outputs[rank].begin(), outputs[rank].end());
+    step.grad_hidden.insert(step.grad_hidden.end(), grad_hiddens[rank].begin(), grad_hiddens[rank].end());
+  }
+  return step;
+}
+
+Matrix sum_of_router_grads(const Step& step) {
+  Matrix sum = rows_of(step.grads.front().router_weight);
+  for (std::size_t rank = 1; rank < step.grads.size(); ++rank) {
+    const Matrix other = rows_of(step.grads[rank].router_weight);
+    for (std::size_t i = 0; i < sum.size(); ++i)
+      for (std::size_t j = 0; j < sum[i].size(); ++j) sum[i][j] += other[i][j];
+  }
+  return sum;
+}
+
+void expect_equal_to_reference(const MoeConfig& config, const Tensor& hidden, const Tensor& grad_output) {
+  constexpr double kTolerance = 1e-12;
+  const Step step = run_step(config, hidden, grad_output);
+  const auto parameters = reference::gather_parameters(config, step.parameters);
+  const auto expected = reference::moe_layer(config, parameters, rows_of(hidden));
+  const auto expected_grads =
+      reference::moe_layer_backward(config, parameters, rows_of(hidden), rows_of(grad_output), kGradAuxLoss);
+  const auto grads = reference::gather_parameters(config, step.grads);
+
+  EXPECT_TRUE(near(expected.output, step.output, kTolerance));
+  EXPECT_NEAR(expected.aux_loss, step.aux_loss, kTolerance);
+  EXPECT_TRUE(near(expected_grads.hidden, step.grad_hidden, kTolerance));
+  EXPECT_TRUE(near(expected_grads.parameters.router_weight, sum_of_router_grads(step), kTolerance));
+  for (std::size_t e = 0; e < grads.experts.size(); ++e) {
+    EXPECT_TRUE(near(expected_grads.parameters.experts[e].fc1, grads.experts[e].fc1, kTolerance))
+        << "expert " << e;
+    EXPECT_TRUE(near(expected_grads.parameters.experts[e].fc2, grads.experts[e].fc2, kTolerance))
+        << "expert " << e;
+  }
+}
+
+class MoeLayerTest : public ::testing::TestWithParam<Division> {
+ protected:
+  MoeConfig config = config_of(GetParam());
+  const Tensor hidden = random_tensor(num_tokens_of_all(config.num_ranks()), kHidden, 1);
+  const Tensor grad_output = random_tensor(num_tokens_of_all(config.num_ranks()), kHidden, 2);
+};
+
+TEST_P(MoeLayerTest, OutputAndAllGradientsAgreeWithTheReference) {
+  config.moe_aux_loss_coeff = 0.3;
+  expect_equal_to_reference(config, hidden, grad_output);
+}
+
+TEST_P(MoeLayerTest, SoDoTheyWithSigmoidScores) {
+  config.moe_router_score_function = RouterScoreFunction::kSigmoid;
+  config.moe_aux_loss_coeff = 0.3;
+  config.moe_router_topk_scaling_factor = 2.5;
+  expect_equal_to_reference(config, hidden, grad_output);
+}
+
+TEST_P(MoeLayerTest, AllTokensMayGoToOneExpert) {
+  config.moe_router_score_function = RouterScoreFunction::kSigmoid;
+  config.moe_router_topk = 1;
+  const Tensor no_hidden = Tensor::zeros(hidden.shape(), DType::kFloat64);  // equal logits: expert 0
+  expect_equal_to_reference(config, no_hidden, grad_output);
+}
+
+TEST_P(MoeLayerTest, ARepeatedStepHasTheSameBits) {
+  config.moe_aux_loss_coeff = 0.3;
+  const Step first = run_step(config, hidden, grad_output), second = run_step(config, hidden, grad_output);
+  EXPECT_TRUE(near(first.output, second.output, 0));
+  EXPECT_TRUE(near(first.grad_hidden, second.grad_hidden, 0));
+  EXPECT_TRUE(near(sum_of_router_grads(first), sum_of_router_grads(second), 0));
+}
+
+TEST_P(MoeLayerTest, TheModelIsTheSameWhateverTheNumberOfRanks) {
+  const Step step = run_step(config, hidden, grad_output);
+  const Division alone{.tp = 1, .ep = 1, .moe_permute_fusion = GetParam().moe_permute_fusion};
+  const Step single = run_step(config_of(alone), random_tensor(num_tokens_of_all(1), kHidden, 1),
+                               random_tensor(num_tokens_of_all(1), kHidden, 2));
+  const auto expected = reference::gather_parameters(config_of(alone), single.parameters);
+  const auto got = reference::gather_parameters(config, step.parameters);
+  EXPECT_TRUE(near(expected.router_weight, got.router_weight, 0));
+  for (std::size_t e = 0; e < expected.experts.size(); ++e) {
+    EXPECT_TRUE(near(expected.experts[e].fc1, got.experts[e].fc1, 0)) << "expert " << e;
+    EXPECT_TRUE(near(expected.experts[e].fc2, got.experts[e].fc2, 0)) << "expert " << e;
+  }
+}
+
+TEST_P(MoeLayerTest, MicrobatchesMayBeInFlightTogether) {
+  in_process(config.num_ranks(), [&](Communicator& comm) {
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), 3);
+    const Tensor first = share_of(hidden, comm.rank()), second = share_of(grad_output, comm.rank());
+    const auto alone = [&](const Tensor& batch) {
+      auto forward = layer.forward(batch);
+      return rows_of(layer.backward(std::move(forward.context), {.output = batch, .aux_loss = 1}).hidden);
+    };
+    const Matrix expected_first = alone(first), expected_second = alone(second);
+    auto a = layer.forward(first);
+    auto b = layer.forward(second);
+    EXPECT_TRUE(near(expected_second,
+                     layer.backward(std::move(b.context), {.output = second, .aux_loss = 1}).hidden, 0));
+    EXPECT_TRUE(near(expected_first,
+                     layer.backward(std::move(a.context), {.output = first, .aux_loss = 1}).hidden, 0));
+  });
+}
+
+TEST_P(MoeLayerTest, PermutedExpertsAreExpertsInOtherPlaces) {
+  std::vector<int> permutation;  // expert e's tokens go to expert e + 5
+  for (int e = 0; e < config.num_moe_experts; ++e) permutation.push_back((e + 5) % config.num_moe_experts);
+  Step step(config.num_ranks());
+  std::vector<Matrix> outputs(step.parameters.size()), hiddens(step.parameters.size());
+  in_process(config.num_ranks(), [&](Communicator& comm) {
+    const auto rank = static_cast<std::size_t>(comm.rank());
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), 3);
+    const Tensor mine = share_of(hidden, comm.rank());
+    outputs[rank] = rows_of(layer.forward(mine, {.expert_permutation = permutation}).output);
+    hiddens[rank] = rows_of(mine);
+    step.parameters[rank] = layer.parameters();
+  });
+  auto parameters = reference::gather_parameters(config, step.parameters);
+  std::rotate(parameters.experts.begin(), parameters.experts.begin() + 5, parameters.experts.end());
+  for (std::size_t rank = 0; rank < outputs.size(); ++rank)
+    EXPECT_TRUE(near(reference::moe_layer(config, parameters, hiddens[rank]).output, outputs[rank], 1e-12));
+}
+
+TEST_P(MoeLayerTest, NarrowTypesStayCloseToTheReference) {
+  config.hidden_size = 8;
+  config.params_dtype = DType::kFloat32;
+  config.moe_router_dtype = DType::kFloat32;
+  in_process(config.num_ranks(), [&](Communicator& comm) {
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), 3);
+    const Matrix exact = rows_of(random_tensor(testing::num_tokens_of(comm.rank()), 8, 1));
+    Tensor narrow = Tensor::empty({static_cast<std::int64_t>(exact.size()), 8}, DType::kBFloat16);
+    Tensor single = Tensor::empty(narrow.shape(), DType::kFloat32);
+    for (std::size_t i = 0; i < exact.size() * 8; ++i) {
+      narrow.values<BFloat16>()[i] = BFloat16(static_cast<float>(exact[i / 8][i % 8]));
+      single.values<float>()[i] = static_cast<float>(narrow.values<BFloat16>()[i]);
+    }
+    auto from_single = layer.forward(single), from_narrow = layer.forward(narrow);
+    EXPECT_EQ(from_narrow.output.dtype(), DType::kBFloat16);
+    EXPECT_TRUE(near(rows_of(from_single.output), from_narrow.output, 0.03));
+    const auto single_grads =
+        layer.backward(std::move(from_single.context), {.output = single, .aux_loss = 1});
+    const auto narrow_grads =
+        layer.backward(std::move(from_narrow.context), {.output = narrow, .aux_loss = 1});
+    EXPECT_TRUE(near(rows_of(single_grads.hidden), narrow_grads.hidden, 0.06));
+    EXPECT_TRUE(
+        near(rows_of(single_grads.parameters.experts.fc1), narrow_grads.parameters.experts.fc1, 0.06));
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Divisions, MoeLayerTest, ::testing::ValuesIn(testing::all_divisions()),
+                         [](const auto& division) { return testing::name_of(division.param); });
+
+TEST(MoeLayerErrorTest, AConfigurationThatDiffersIsNamedOnEveryRank) {
+  in_process(3, [](Communicator& comm) {
+    MoeConfig config = config_of({.tp = 1, .ep = 3, .moe_permute_fusion = false});
+    const auto group = std::make_shared<ExpertParallelGroup>(comm);
+    config.moe_aux_loss_coeff = comm.rank() == 1 ? 0.5 : 0.25;
+    try {
+      MoeLayer(config, group, 3);
+      FAIL() << "no error";
+    } catch (const CollectiveMismatch& error) {
+      EXPECT_EQ(error.field(), "moe_aux_loss_coeff");
+      EXPECT_EQ(error.values(), (std::vector<std::string>{"0.25", "0.5", "0.25"}));
+    }
+    config.moe_aux_loss_coeff = 0.25;
+    EXPECT_THROW(MoeLayer(config, group, static_cast<std::uint64_t>(comm.rank())), CollectiveMismatch);
+    EXPECT_NO_THROW(MoeLayer(config, group, 3));
+  });
+}
+
+TEST(MoeLayerErrorTest, WhatDoesNotFitIsNamed) {
+  const auto group = std::make_shared<ExpertParallelGroup>(Communicator::self());
+  const MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = false});
+  MoeConfig bad = config;
+  bad.moe_router_topk = 13;
+  EXPECT_EQ(rejected_argument([&] { MoeLayer(bad, group, 3); }), "moe_router_topk");
+  bad = config;
+  bad.expert_model_parallel_size = 2;
+  EXPECT_EQ(rejected_argument([&] { MoeLayer(bad, group, 3); }), "expert_model_parallel_size");
+
+  MoeLayer layer(config, group, 3);
+  const Tensor hidden = random_tensor(5, kHidden, 1);
+  EXPECT_EQ(rejected_argument([&] { layer.forward(random_tensor(5, 6, 1)); }), "hidden");
+  EXPECT_EQ(rejected_argument([&] {
+              layer.forward(hidden, {.expert_permutation = {0, 0}});
+            }),
+            "expert_permutation");
+  auto forward = layer.forward(hidden);
+  EXPECT_EQ(rejected_argument([&] {
+              layer.backward(std::move(forward.context),
+                             {.output = random_tensor(4, kHidden, 1), .aux_loss = 1});
+            }),
+            "output");
+}
+
+TEST(MoeLayerLoadTest, CountsAndSecondsAddUp) {
+  const auto group = std::make_shared<ExpertParallelGroup>(Communicator::self());
+  MoeLayer layer(config_of({.tp = 1, .ep = 1, .moe_permute_fusion = true}), group, 3);
+  const auto forward = layer.forward(random_tensor(5, kHidden, 1));
+  std::int64_t num_pairs = 0;
+  for (const auto count : forward.tokens_per_expert) num_pairs += count;
+  EXPECT_EQ(num_pairs, 5 * 3);
+  const auto& seconds = layer.seconds();
+  EXPECT_GT(seconds.router, 0);
+  EXPECT_GT(seconds.dispatch, 0);
+  EXPECT_GT(seconds.experts, 0);
+  EXPECT_GT(seconds.combine, 0);
+}
+
+}  // namespace
+}  // namespace flexep::moe
