@@ -6,15 +6,27 @@
 # spelled "routing/routing_plan.h", and that resolves only in targets which name the layer `routing`: a wrong include
 # does not compile (tests/unit/layer_rule holds this). Links are private, so nothing is inherited.
 
-# Declares the include root of the layer <name>, whose sources live in src/<name>.
+# flexep_layer_headers(<name> [HEADERS <file>...])
+# Declares the include root of the layer <name>, whose sources live in src/<name>. A layer whose folder holds the folders of other
+# layers names its own HEADERS: only they are linked.
 function(flexep_layer_headers name)
+  cmake_parse_arguments(ARG "" "" "HEADERS" ${ARGN})
   string(REPLACE "/" "_" target "${name}")
   set(root "${FLEXEP_BINARY_DIR}/layers/${target}")
-  get_filename_component(parent "${root}/${name}" DIRECTORY)
-  file(MAKE_DIRECTORY "${parent}")
-  if(NOT EXISTS "${root}/${name}")
-    file(CREATE_LINK "${FLEXEP_SOURCE_DIR}/src/${name}" "${root}/${name}" SYMBOLIC)
+  set(links "${name}")
+  if(ARG_HEADERS)
+    if(IS_SYMLINK "${root}/${name}")
+      file(REMOVE "${root}/${name}")
+    endif()
+    list(TRANSFORM ARG_HEADERS PREPEND "${name}/" OUTPUT_VARIABLE links)
   endif()
+  foreach(link IN LISTS links)
+    get_filename_component(parent "${root}/${link}" DIRECTORY)
+    file(MAKE_DIRECTORY "${parent}")
+    if(NOT EXISTS "${root}/${link}")
+      file(CREATE_LINK "${FLEXEP_SOURCE_DIR}/src/${link}" "${root}/${link}" SYMBOLIC)
+    endif()
+  endforeach()
   add_library(flexep_${target}_headers INTERFACE)
   target_include_directories(flexep_${target}_headers INTERFACE "${root}")
 endfunction()
