@@ -33,21 +33,22 @@ Tokens DeepEpV2Backend::dispatch(const Tokens& tokens) {
   return {.hidden = recv.x, .probs = cast(recv.topk_weights, probs_dtype)};
 }
 
+// From here on the handle says how wide the kernels are: num_sms as the dispatch resolved it, not the option
+// again.
+
 TokenGradients DeepEpV2Backend::dispatch_backward(const TokenGradients& received) {
   const Tensor& grad_probs = received.probs;
-  const auto sums = buffer().combine({.x = received.hidden,
-                                      .handle = handle_,
-                                      .topk_weights = cast(grad_probs, weight_dtype_),
-                                      .num_sms = handle_.num_sms()});
+  const auto sums = buffer().combine(
+      {.x = received.hidden, .handle = handle_, .topk_weights = cast(grad_probs, weight_dtype_)});
   return {.hidden = sums.x, .probs = cast(sums.topk_weights, grad_probs.dtype())};
 }
 
 Tensor DeepEpV2Backend::combine(const Tensor& received) {
-  return buffer().combine({.x = received, .handle = handle_, .num_sms = handle_.num_sms()}).x;
+  return buffer().combine({.x = received, .handle = handle_}).x;
 }
 
 Gradient<Tensor> DeepEpV2Backend::combine_backward(const Gradient<Tensor>& sums) {
-  return buffer().dispatch({.x = sums, .num_sms = handle_.num_sms(), .handle = handle_}).x;
+  return buffer().dispatch({.x = sums, .handle = handle_}).x;
 }
 
 GroupedTokens DeepEpV2CompactBackend::permute(const Tokens& received) {

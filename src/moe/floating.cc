@@ -29,11 +29,12 @@ void cast_into(const Tensor& tensor, const Tensor& out) {
 
 Tensor add(const Tensor& a, const Tensor& b) {
   Tensor sum = Tensor::empty(a.shape(), a.dtype());
-  const Tensor b_as_a = cast(b, a.dtype());
-  visit_floating(a.dtype(), "tensor", [&]<typename T>(T) {
-    const auto left = a.values<T>(), right = b_as_a.values<T>();
-    std::transform(left.begin(), left.end(), right.begin(), sum.values<T>().begin(),
-                   [](T x, T y) { return convert<T>(convert<Wide<T>>(x) + convert<Wide<T>>(y)); });
+  visit_floating(a.dtype(), "a", [&]<typename A>(A) {
+    visit_floating(b.dtype(), "b", [&]<typename B>(B) {
+      const auto left = a.values<A>();
+      std::transform(left.begin(), left.end(), b.values<B>().begin(), sum.values<A>().begin(),
+                     [](A x, B y) { return convert<A>(convert<Wide<A>>(x) + convert<Wide<A>>(y)); });
+    });
   });
   return sum;
 }

@@ -4,6 +4,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <cstring>
 
 namespace flexep::moe {
 namespace {
@@ -14,37 +15,35 @@ void use_one_thread() {
   static_cast<void>(done);
 }
 
-template <typename T>
-CBLAS_TRANSPOSE transpose_of(const Matrix<T>& matrix) {
-  return matrix.is_transposed ? CblasTrans : CblasNoTrans;
+CBLAS_TRANSPOSE transpose_of(const Factor& factor) {
+  return factor.is_transposed ? CblasTrans : CblasNoTrans;
 }
 
-template <typename T>
-blasint stride_of(const Matrix<T>& matrix) {
-  return static_cast<blasint>(std::max<std::int64_t>(1, matrix.is_transposed ? matrix.rows : matrix.cols));
+// Elements from one row of the memory to the next; OpenBLAS wants at least 1 even where there are none.
+blasint stride_of(const Tensor& matrix) {
+  return static_cast<blasint>(std::max<std::int64_t>(1, matrix.size(1)));
 }
 
 template <typename T, typename Gemm>
-void multiply_with(Gemm gemm, Matrix<const T> a, Matrix<const T> b, Matrix<T> out) {
-  use_one_thread();
-  if (out.rows == 0 || out.cols == 0) return;
-  if (a.cols == 0) {
-    std::fill_n(out.data, out.rows * out.cols, T{0});
-    return;
-  }
-  gemm(CblasRowMajor, transpose_of(a), transpose_of(b), static_cast<blasint>(out.rows),
-       static_cast<blasint>(out.cols), static_cast<blasint>(a.cols), T{1}, a.data, stride_of(a), b.data,
-       stride_of(b), T{0}, out.data, stride_of(out));
+void multiply_with(Gemm gemm, const Factor& a, const Factor& b, const Tensor& out) {
+  gemm(CblasRowMajor, transpose_of(a), transpose_of(b), static_cast<blasint>(out.size(0)),
+       static_cast<blasint>(out.size(1)), static_cast<blasint>(a.columns()), T{1}, a.matrix.data<T>(),
+       stride_of(a.matrix), b.matrix.data<T>(), stride_of(b.matrix), T{0}, out.data<T>(), stride_of(out));
 }
 
 }  // namespace
 
-void multiply(Matrix<const float> a, Matrix<const float> b, Matrix<float> out) {
-  multiply_with<float>(cblas_sgemm, a, b, out);
-}
-
-void multiply(Matrix<const double> a, Matrix<const double> b, Matrix<double> out) {
-  multiply_with<double>(cblas_dgemm, a, b, out);
+void multiply(const Factor& a, const Factor& b, const Tensor& out) {
+  use_one_thread();
+  if (out.num_elements() == 0) return;
+  if (a.columns() == 0) {
+    std::memset(out.data(), 0, out.num_bytes());
+    return;
+  }
+  if (out.dtype() == DType::kFloat64)
+    multiply_with<double>(cblas_dgemm, a, b, out);
+  else
+    multiply_with<float>(cblas_sgemm, a, b, out);
 }
 
 }  // namespace flexep::moe

@@ -1,33 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
-#include <type_traits>
+#include <utility>
 
 #include "flexep/tensor.h"
 
 namespace flexep::moe {
 
-/// A dense row-major matrix, or the transpose of one.
-template <typename T>
-struct Matrix {
-  T* data;
-  std::int64_t rows;
-  std::int64_t cols;
-  bool is_transposed = false;  ///< `data` holds [cols, rows]
+/// A factor of a product: a matrix [rows, columns], fp32 or fp64, or the transpose of one.
+struct Factor {
+  Factor(Tensor of, bool transpose = false) : matrix(std::move(of)), is_transposed(transpose) {}
 
-  Matrix transposed() const { return {data, cols, rows, !is_transposed}; }
+  std::int64_t rows() const { return matrix.size(is_transposed ? 1 : 0); }
+  std::int64_t columns() const { return matrix.size(is_transposed ? 0 : 1); }
+
+  Tensor matrix;
+  bool is_transposed;
 };
 
-/// A two-dimensional tensor as a matrix of T, which may be const.
-template <typename T>
-Matrix<T> matrix_of(const Tensor& tensor) {
-  return {tensor.data<std::remove_const_t<T>>(), tensor.size(0), tensor.size(1)};
+inline Factor transposed(const Tensor& matrix) {
+  return {matrix, true};
 }
 
-/// out = a * b, through OpenBLAS on the calling thread: the same bits for the same shapes and values. `out`
-/// is not transposed.
-void multiply(Matrix<const float> a, Matrix<const float> b, Matrix<float> out);
-void multiply(Matrix<const double> a, Matrix<const double> b, Matrix<double> out);
+/// out = a * b, all of one type, through OpenBLAS on the calling thread: the same bits for the same shapes
+/// and values. The first call sets OpenBLAS to one thread for the whole process.
+void multiply(const Factor& a, const Factor& b, const Tensor& out);
 
 }  // namespace flexep::moe

@@ -29,6 +29,13 @@ const MoeConfig& checked(const MoeConfig& config, ExpertParallelGroup& group, st
   return config;
 }
 
+void check_dtype(const MoeConfig& config, DType dtype) {
+  const bool is_double = config.params_dtype == DType::kFloat64;
+  require_argument((dtype == DType::kFloat64) == is_double, "hidden",
+                   "with params_dtype {} hidden must be {}, not {}", name_of(config.params_dtype),
+                   is_double ? "fp64" : "bf16 or fp32", name_of(dtype));
+}
+
 }  // namespace
 
 struct MoeContext::State {
@@ -54,6 +61,7 @@ MoeLayer::MoeLayer(const MoeConfig& config, std::shared_ptr<ExpertParallelGroup>
 MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& options) {
   const auto& permutation = options.expert_permutation;
   const Tensor flat = flatten_tokens(hidden, config_.hidden_size);
+  check_dtype(config_, hidden.dtype());
   check_expert_permutation(permutation, config_.num_moe_experts);
 
   auto routed = timed(seconds_.router, [&] {

@@ -37,9 +37,9 @@ template <typename T>
 RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden,
                       const Tensor& weight) {
   const int num_experts = config.num_moe_experts;
-  const Tensor rows = cast(hidden, kDTypeOf<T>), columns = cast(weight, kDTypeOf<T>);
-  Tensor logits = Tensor::empty({rows.size(0), num_experts}, kDTypeOf<T>);
-  multiply(matrix_of<const T>(rows), matrix_of<const T>(columns).transposed(), matrix_of<T>(logits));
+  const Tensor rows = cast(hidden, kDTypeOf<T>);
+  const Tensor logits = Tensor::empty({rows.size(0), num_experts}, kDTypeOf<T>);
+  multiply(rows, transposed(cast(weight, kDTypeOf<T>)), logits);
 
   const auto chosen = choose_experts<T>(config, logits);
   const auto counts = count_tokens_per_expert(chosen.topk_idx, num_experts);
@@ -71,12 +71,10 @@ RouterGradients backward(const MoeConfig& config, const Tensor& weight, const Ro
       config, {.scores = context.scores, .topk_idx = context.topk_idx, .topk_probs = context.topk_probs},
       grad_topk_probs, grad_scores);
 
-  Tensor grad_hidden = Tensor::empty(context.hidden.shape(), kDTypeOf<T>);
-  Tensor grad_weight = Tensor::empty(weight.shape(), kDTypeOf<T>);
-  multiply(matrix_of<const T>(grad_logits), matrix_of<const T>(cast(weight, kDTypeOf<T>)),
-           matrix_of<T>(grad_hidden));
-  multiply(matrix_of<const T>(grad_logits).transposed(), matrix_of<const T>(context.hidden),
-           matrix_of<T>(grad_weight));
+  const Tensor grad_hidden = Tensor::empty(context.hidden.shape(), kDTypeOf<T>);
+  const Tensor grad_weight = Tensor::empty(weight.shape(), kDTypeOf<T>);
+  multiply(grad_logits, cast(weight, kDTypeOf<T>), grad_hidden);
+  multiply(transposed(grad_logits), context.hidden, grad_weight);
   return {.hidden = grad_hidden, .weight = cast(grad_weight, weight.dtype())};
 }
 

@@ -246,5 +246,15 @@ TEST(DispatcherArgumentTest, WhatDoesNotFitIsNamed) {
             "expert_model_parallel_size");
 }
 
+TEST(DispatcherArgumentTest, StepsBeforeADispatchAreErrors) {
+  const MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = true});
+  const auto group = std::make_shared<ExpertParallelGroup>(Communicator::self());
+  const auto dispatcher = make_token_dispatcher(config, group);
+  const Tensor rows = random_tensor(2, kHidden, 1);
+  EXPECT_THROW(dispatcher->token_combine(rows), InvalidArgument);
+  EXPECT_THROW(dispatcher->token_combine_backward(rows), InvalidArgument);
+  EXPECT_THROW(dispatcher->token_dispatch_backward({.hidden = rows, .probs = rows}), InvalidArgument);
+}
+
 }  // namespace
 }  // namespace flexep::moe
