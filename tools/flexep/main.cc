@@ -29,6 +29,7 @@ int run(int argc, const char* const* argv) {
                "flexep");
   app.require_subcommand(0, 1);
   Runner runner;
+  add_bench_command(app, {.argc = argc, .argv = argv}, runner);
   add_check_command(app, runner);
   add_launch_command(app, runner);
   add_version_command(app, runner);

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+
+#include "bench/bench_options.h"
+#include "bench/measure.h"
+#include "bench/mpi_launch.h"
+#include "bench/report.h"
+#include "command.h"
+#include "flexep/env.h"
+#include "launcher/launcher.h"
+
+namespace flexep::tool {
+namespace {
+
+/// What was typed, without the path of the program.
+std::string typed_command(const Arguments& arguments) {
+  std::string command = "flexep";
+  for (int i = 1; i < arguments.argc; ++i) command += fmt::format(" {}", arguments.argv[i]);
+  return command;
+}
+
+/// All of the benchmark on one rank; rank 0 reports.
+int run_rank(const BenchOptions& options, const Communicator& comm, const std::string& command) {
+  BenchRank rank(options, comm);
+  const std::vector<BenchResult> results = measure(rank);
+  if (comm.rank() == 0) {
+    print_table(options, results);
+    if (!options.json_file.empty()) write_json(options, results, command);
+  }
+  const bool verified =
+      std::all_of(results.begin(), results.end(), [](const auto& result) { return result.verified; });
+  return verified ? kOk : kFailed;
+}
+
+int run_as_process_of_a_job(const BenchOptions& options, const std::string& command) {
+  const Communicator comm = Communicator::from_environment();
+  if (comm.num_ranks() != options.num_ranks) {
+    throw UsageError(fmt::format("--ranks {}: the job has {}", options.num_ranks, comm.num_ranks()));
+  }
+  return run_rank(options, comm, command);
+}
+
+int run_threads(const BenchOptions& options, const std::string& command) {
+  std::atomic<int> code{kOk};
+  in_process(options.num_ranks, [&](Communicator& comm) {
+    if (run_rank(options, comm, command) != kOk) code = kFailed;
+  });
+  return code;
+}
+
+int run_processes(const BenchOptions& options, const Arguments& arguments) {
+  std::vector<std::string> program = own_command(arguments.argc, arguments.argv);
+  // mpirun is then the one process of the job that is launched, and its ranks inherit the job's id.
+  if (options.has_op("baseline_alltoallv")) {
+    return launch({.command = mpi_command(options.num_ranks, program), .prefix_output = false});
+  }
+  return launch({.num_ranks = options.num_ranks, .command = std::move(program), .prefix_output = false});
+}
+
+int run(const BenchOptions& options, const Arguments& arguments) {
+  validate(options);
+  if (options.transport == "in_process") return run_threads(options, typed_command(arguments));
+  adopt_mpi_ranks();
+  if (Environment::read().rank) return run_as_process_of_a_job(options, typed_command(arguments));
+  return run_processes(options, arguments);
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner) {
+  auto* command =
+      app.add_subcommand("bench", "Measures dispatch and combine against what the machine can do");
+  auto options = std::make_shared<BenchOptions>();
+  const auto add = [&](const char* name, auto& value, const char* what) {
+    return command->add_option(name, value, what)->capture_default_str();
+  };
+  add("--device", options->device, "cpu");
+  add("--transport", options->transport, "shm (processes) or in_process (threads)");
+  add("--ranks", options->num_ranks, "Number of ranks; starts them unless RANK is set");
+  add("--tokens", options->num_tokens, "Tokens of each rank");
+  add("--hidden", options->hidden, "Elements of a row");
+  add("--topk", options->num_topk, "Experts of each token");
+  add("--experts", options->num_experts, "Experts in all");
+  add("--dtype", options->dtype, "bf16, fp32 or fp64");
+  add("--layout", options->layout, "compact or expanded");
+  add("--ops", options->ops, "Of dispatch, cached_dispatch, combine, round_trip, baseline_alltoallv")
+      ->delimiter(',');
+  add("--input", options->input, "Where inputs lie: arena or ordinary memory");
+  add("--routing", options->routing, "uniform, or zipf:S: expert e is chosen in proportion to 1 / (e + 1)^S");
+  add("--num-sms", options->num_sms, "Threads of each rank, 0 = cores / ranks");
+  add("--warmup", options->num_warmups, "Iterations that do not count");
+  add("--iters", options->num_iters, "Iterations that count");
+  add("--seed", options->seed, "Decides routing and rows");
+  add("--json", options->json_file, "File to write the results to");
+  command->callback(
+      [options, arguments, &runner] { runner = [options, arguments] { return run(*options, arguments); }; });
+}
+
+}  // namespace flexep::tool

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bench/bench_operation.h"
+
+namespace flexep::tool {
+namespace {
+
+class Dispatch : public BenchOperation {
+ public:
+  explicit Dispatch(BenchRank& rank) : rank_(rank) {}
+  std::string_view name() const override { return "dispatch"; }
+  void run() override { result_ = rank_.buffer.dispatch(rank_.fresh_dispatch()); }
+  void discard() override { result_ = {}; }
+  Finding check() const override { return rank_.check.check_dispatch(result_); }
+  void run_floor() override { rank_.floor->dispatch(static_cast<const std::byte*>(rank_.x.data())); }
+  void run_baseline() override { rank_.baseline->dispatch(rank_.x); }
+
+ protected:
+  BenchRank& rank_;
+  DispatchResult result_;
+};
+
+/// As a backward pass dispatches gradients: the slots are known, and there are no weights.
+class CachedDispatch final : public Dispatch {
+ public:
+  using Dispatch::Dispatch;
+  std::string_view name() const override { return "cached_dispatch"; }
+  void run() override { result_ = rank_.buffer.dispatch({.x = rank_.x, .handle = rank_.handle}); }
+};
+
+class Combine final : public BenchOperation {
+ public:
+  explicit Combine(BenchRank& rank) : rank_(rank) {}
+  std::string_view name() const override { return "combine"; }
+  void run() override { x_ = rank_.buffer.combine({.x = rank_.expert_outputs, .handle = rank_.handle}).x; }
+  void discard() override { x_ = {}; }
+  Finding check() const override { return rank_.check.check_combine(x_); }
+  void run_floor() override { rank_.floor->combine(); }
+  void run_baseline() override { rank_.baseline->combine(); }
+
+ private:
+  BenchRank& rank_;
+  Tensor x_;
+};
+
+/// Dispatch, and combine of what it brought.
+class RoundTrip final : public BenchOperation {
+ public:
+  explicit RoundTrip(BenchRank& rank) : rank_(rank) {}
+  std::string_view name() const override { return "round_trip"; }
+  void run() override {
+    const DispatchResult received = rank_.buffer.dispatch(rank_.fresh_dispatch());
+    x_ = rank_.buffer.combine({.x = received.x, .handle = received.handle}).x;
+  }
+  void discard() override { x_ = {}; }
+  Finding check() const override { return rank_.check.check_round_trip(x_); }
+  void run_floor() override {
+    rank_.floor->dispatch(static_cast<const std::byte*>(rank_.x.data()));
+    rank_.floor->combine();
+  }
+  void run_baseline() override {
+    rank_.baseline->dispatch(rank_.x);
+    rank_.baseline->combine();
+  }
+
+ private:
+  BenchRank& rank_;
+  Tensor x_;
+};
+
+/// The baseline's round trip as an operation of its own, so that it is verified and reported like the others.
+class BaselineRoundTrip final : public BenchOperation {
+ public:
+  explicit BaselineRoundTrip(BenchRank& rank) : rank_(rank) {}
+  std::string_view name() const override { return "baseline_alltoallv"; }
+  void run() override {
+    rank_.baseline->dispatch(rank_.x);
+    rank_.baseline->combine();
+  }
+  void discard() override {}
+  Finding check() const override {
+    if (auto finding = rank_.check.check_rows_received_once(rank_.baseline->received())) return finding;
+    return rank_.check.check_returned_once(rank_.baseline->combined());
+  }
+  bool is_baseline() const override { return true; }
+
+ private:
+  BenchRank& rank_;
+};
+
+std::unique_ptr<BenchOperation> make_operation(std::string_view op, BenchRank& rank) {
+  if (op == "dispatch") return std::make_unique<Dispatch>(rank);
+  if (op == "cached_dispatch") return std::make_unique<CachedDispatch>(rank);
+  if (op == "combine") return std::make_unique<Combine>(rank);
+  if (op == "round_trip") return std::make_unique<RoundTrip>(rank);
+  return std::make_unique<BaselineRoundTrip>(rank);
+}
+
+Tensor make_input(BenchRank& rank, const Shape& shape) {
+  const DType dtype = rank.options.element_type();
+  return rank.options.is_arena_input() ? rank.buffer.empty(shape, dtype) : Tensor::empty(shape, dtype);
+}
+
+std::vector<float> weights_of(const Workload& workload, int rank) {
+  std::vector<float> weights;
+  for (std::size_t pair = 0; pair < workload.topk_idx(rank).size(); ++pair)
+    weights.push_back(workload.topk_weight(rank, pair));
+  return weights;
+}
+
+}  // namespace
+
+BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& communicator)
+    : options(bench_options),
+      comm(communicator),
+      workload(options),
+      check(options, workload, comm.rank()),
+      buffer(comm, {.num_sms = options.num_sms}) {
+  const Shape pairs({options.num_tokens, options.num_topk});
+  const std::vector<float> weights = weights_of(workload, comm.rank());
+  topk_idx = Tensor::from_values(workload.topk_idx(comm.rank()), pairs);
+  topk_weights = Tensor::from_values(std::span(weights), pairs);
+  x = make_input(*this, {options.num_tokens, options.hidden});
+  check.write_inputs(x);
+
+  handle = buffer.dispatch(fresh_dispatch()).handle;
+  expert_outputs = make_input(*this, {handle.num_rows(), options.hidden});
+  check.write_expert_outputs(expert_outputs);
+
+  floor = std::make_unique<MemoryFloor>(comm.transport(), workload, options, handle.num_sms());
+  if (options.has_op("baseline_alltoallv")) {
+    baseline = std::make_unique<AlltoallvBaseline>(options, workload, comm.rank(), handle.num_sms());
+  }
+}
+
+DispatchArgs BenchRank::fresh_dispatch() const {
+  return {.x = x,
+          .topk_idx = topk_idx,
+          .topk_weights = topk_weights,
+          .num_experts = options.num_experts,
+          .do_expand = options.do_expand()};
+}
+
+std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank) {
+  std::vector<std::unique_ptr<BenchOperation>> operations;
+  for (const auto& op : rank.options.ops) operations.push_back(make_operation(op, rank));
+  return operations;
+}
+
+}  // namespace flexep::tool

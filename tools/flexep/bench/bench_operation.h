@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bench/alltoallv_baseline.h"
+#include "bench/bench_options.h"
+#include "bench/memory_floor.h"
+#include "bench/row_check.h"
+#include "bench/workload.h"
+#include "flexep/flexep.h"
+
+namespace flexep::tool {
+
+/// What one rank's operations work on.
+struct BenchRank {
+  /// Collective.
+  BenchRank(const BenchOptions& options, const Communicator& comm);
+
+  DispatchArgs fresh_dispatch() const;
+
+  const BenchOptions& options;
+  Communicator comm;
+  Workload workload;
+  RowCheck check;
+  ElasticBuffer buffer;
+  Tensor x;
+  Tensor topk_idx;
+  Tensor topk_weights;
+  DispatchHandle handle;  ///< of a first dispatch
+  Tensor expert_outputs;  ///< a row for each row of that dispatch
+  std::unique_ptr<MemoryFloor> floor;
+  std::unique_ptr<AlltoallvBaseline> baseline;  ///< null unless asked for
+};
+
+/// Something that is timed, beside the loops that it is compared with. All are collective.
+class BenchOperation {
+ public:
+  virtual ~BenchOperation() = default;
+
+  virtual std::string_view name() const = 0;
+  /// The whole operation; the output is kept until discard().
+  virtual void run() = 0;
+  virtual void discard() = 0;
+  /// Holds the output of the last run against what it has to be.
+  virtual Finding check() const = 0;
+  /// The baseline itself: it has neither a floor nor a baseline.
+  virtual bool is_baseline() const { return false; }
+  virtual void run_floor() {}
+  virtual void run_baseline() {}
+};
+
+/// The operations that the options name, in their order.
+std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank);
+
+}  // namespace flexep::tool

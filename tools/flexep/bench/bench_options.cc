@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bench/bench_options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <initializer_list>
+
+#include "bench/alltoallv_baseline.h"
+#include "bench/row_pattern.h"
+#include "command.h"
+
+namespace flexep::tool {
+namespace {
+
+using Words = std::vector<std::string>;
+
+void require(bool condition, std::string_view option, const auto& value, std::string_view rule) {
+  if (!condition) throw UsageError(fmt::format("{} {}: {}", option, value, rule));
+}
+
+void require_one_of(std::string_view option, const std::string& value, const Words& words) {
+  const bool is_known = std::find(words.begin(), words.end(), value) != words.end();
+  require(is_known, option, value, fmt::format("not one of {}", fmt::join(words, ", ")));
+}
+
+void require_range(std::string_view option, int value, int lowest, int highest) {
+  require(lowest <= value && value <= highest, option, value,
+          fmt::format("not from {} to {}", lowest, highest));
+}
+
+void validate_shape(const BenchOptions& options) {
+  require_range("--ranks", options.num_ranks, 1, 256);
+  require_range("--tokens", options.num_tokens, 0, 1 << 20);
+  require_range("--hidden", options.hidden, 1, 1 << 20);
+  require(options.row_bytes() % 16 == 0, "--hidden", options.hidden, "a row is not a multiple of 16 bytes");
+  require_range("--experts", options.num_experts, 1, 65536);
+  require(options.num_experts % options.num_ranks == 0, "--experts", options.num_experts,
+          fmt::format("not a multiple of --ranks {}", options.num_ranks));
+  require_range("--topk", options.num_topk, 1, std::min(options.num_experts, RowPattern::kMaxTerms));
+}
+
+void validate_ops(const BenchOptions& options) {
+  for (const auto& op : options.ops) {
+    require_one_of("--ops", op,
+                   {"dispatch", "cached_dispatch", "combine", "round_trip", "baseline_alltoallv"});
+  }
+  if (!options.has_op("baseline_alltoallv")) return;
+  require(options.transport == "shm", "--ops", "baseline_alltoallv",
+          "MPI ranks are processes, so it needs --transport shm");
+  if (!AlltoallvBaseline::is_available()) {
+    throw NotAvailable("--ops baseline_alltoallv: this binary was built without MPI");
+  }
+}
+
+}  // namespace
+
+bool BenchOptions::has_op(std::string_view op) const {
+  return std::find(ops.begin(), ops.end(), op) != ops.end();
+}
+
+DType BenchOptions::element_type() const {
+  for (const DType type : {DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
+    if (dtype == name_of(type)) return type;
+  }
+  throw UsageError(fmt::format("--dtype {}: not one of bf16, fp32, fp64", dtype));
+}
+
+double BenchOptions::zipf_exponent() const {
+  if (routing == "uniform") return 0;
+  constexpr std::string_view kPrefix = "zipf:";
+  double exponent = -1;
+  if (routing.starts_with(kPrefix)) {
+    const char* end = routing.data() + routing.size();
+    const auto [rest, error] = std::from_chars(routing.data() + kPrefix.size(), end, exponent);
+    if (error != std::errc{} || rest != end) exponent = -1;
+  }
+  require(exponent >= 0 && exponent <= 10, "--routing", routing,
+          "neither uniform nor zipf:S with S from 0 to 10");
+  return exponent;
+}
+
+void validate(const BenchOptions& options) {
+  if (options.device == "cuda") throw NotAvailable("--device cuda: this binary was built without CUDA");
+  require_one_of("--device", options.device, {"cpu", "cuda"});
+  require_one_of("--transport", options.transport, {"shm", "in_process"});
+  require_one_of("--layout", options.layout, {"compact", "expanded"});
+  require_one_of("--input", options.input, {"arena", "ordinary"});
+  validate_shape(options);
+  validate_ops(options);
+  options.zipf_exponent();
+  require_range("--num-sms", options.num_sms, 0, 1024);
+  require_range("--warmup", options.num_warmups, 0, 1 << 20);
+  require_range("--iters", options.num_iters, 1, 1 << 20);
+}
+
+}  // namespace flexep::tool

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "flexep/types.h"
+
+namespace flexep::tool {
+
+/// The options of `flexep bench`, as typed.
+struct BenchOptions {
+  std::string device = "cpu";
+  std::string transport = "shm";
+  int num_ranks = 2;
+  int num_tokens = 2048;  ///< of each rank
+  int hidden = 7168;
+  int num_topk = 8;
+  int num_experts = 64;
+  std::string dtype = "bf16";
+  std::string layout = "compact";
+  std::vector<std::string> ops = {"dispatch", "cached_dispatch", "combine", "round_trip"};
+  std::string input = "arena";
+  std::string routing = "uniform";
+  int num_sms = 0;
+  int num_warmups = 5;
+  int num_iters = 30;
+  std::uint64_t seed = 1;
+  std::string json_file;
+
+  bool has_op(std::string_view op) const;
+  bool do_expand() const { return layout == "expanded"; }
+  bool is_arena_input() const { return input == "arena"; }
+  /// @throws UsageError.
+  DType element_type() const;
+  std::size_t row_bytes() const { return static_cast<std::size_t>(hidden) * size_of(element_type()); }
+  /// Exponent S of "zipf:S"; 0 for "uniform". @throws UsageError.
+  double zipf_exponent() const;
+};
+
+/// @throws UsageError that names the option and its value, NotAvailable.
+void validate(const BenchOptions& options);
+
+}  // namespace flexep::tool

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "bench/workload.h"
+#include "common/thread_pool.h"
+#include "flexep/types.h"
+#include "transport/transport.h"
+
+namespace flexep::tool {
+
+/// What the machine needs for the bytes of a dispatch or combine alone: loops over pointers that are known
+/// beforehand, on memory of the same kind as an arena, to and from the same places, with as many threads. No
+/// routing, no exchange. The rows are moved by flexep's kernels, which are as fast as loops for the one case
+/// written by hand (docs/performance.md).
+class MemoryFloor {
+ public:
+  /// Makes a region for the rows that this rank receives and one for its sums, and maps everybody's.
+  /// Collective.
+  MemoryFloor(Transport& transport, const Workload& workload, const BenchOptions& options, int num_threads);
+
+  /// Reads every row of `x` once and stores it at its places, around the caches.
+  void dispatch(const std::byte* x);
+  /// Reads every row of a token where dispatch puts it, sums in fp32, writes the sum once, around the caches.
+  void combine();
+
+ private:
+  void find_places(Transport& transport, const Workload& workload, const Segment& received);
+
+  DType dtype_;
+  std::size_t num_columns_;
+  std::size_t row_bytes_;
+  std::vector<std::shared_ptr<std::byte>> received_;  ///< by rank
+  Segment sums_;
+  std::vector<std::int64_t> place_begin_{0};  ///< [T + 1], where a token's places begin
+  std::vector<std::byte*> places_;
+  std::vector<std::int64_t> sum_begin_{0};   ///< [T + 1], number of tokens before this one that have a place
+  std::vector<std::int64_t> term_begin_{0};  ///< one for each token that has a place, and the end
+  ThreadPool pool_;
+};
+
+}  // namespace flexep::tool

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bench/report.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <thread>
+
+#include "build_info.h"
+
+namespace flexep::tool {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// "AMD EPYC 9654 96-Core Processor, 2 cores": the hardware, not its name in a network.
+std::string describe_machine() {
+  std::string model = "unknown processor";
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (!line.starts_with("model name")) continue;
+    model = line.substr(std::min(line.size(), line.find(':') + 2));
+    break;
+  }
+  return fmt::format("{}, {} cores", model, std::thread::hardware_concurrency());
+}
+
+double fraction_of_floor(const BenchResult& result) {
+  return result.floor->median_us / result.times.median_us;
+}
+
+Json median_or_null(const std::optional<Times>& times) {
+  return times ? Json(times->median_us) : Json();
+}
+
+Json json_of(const BenchOptions& options, const BenchResult& result) {
+  const auto bytes = [&](std::int64_t BufferCounters::*counter) {
+    return result.bytes ? Json((*result.bytes).*counter) : Json();
+  };
+  return {{"op", result.op},
+          {"mode", "direct"},
+          {"device", options.device},
+          {"transport", options.transport},
+          {"num_ranks", options.num_ranks},
+          {"num_tokens", options.num_tokens},
+          {"hidden", options.hidden},
+          {"num_topk", options.num_topk},
+          {"num_experts", options.num_experts},
+          {"dtype", options.dtype},
+          {"layout", options.layout},
+          {"routing", options.routing},
+          {"input", options.input},
+          {"num_sms", result.num_sms},
+          {"iters", options.num_iters},
+          {"seed", options.seed},
+          {"median_us", result.times.median_us},
+          {"p99_us", result.times.p99_us},
+          {"min_us", result.times.min_us},
+          {"floor_us", median_or_null(result.floor)},
+          {"fraction_of_floor", result.floor ? Json(fraction_of_floor(result)) : Json()},
+          {"baseline_us", median_or_null(result.baseline)},
+          {"bytes_read", bytes(&BufferCounters::bytes_read)},
+          {"bytes_written", bytes(&BufferCounters::bytes_written)},
+          {"link_bytes", bytes(&BufferCounters::link_bytes)},
+          {"staging_bytes", bytes(&BufferCounters::staging_bytes)},
+          {"verified", result.verified}};
+}
+
+Json json_of_run(const BenchOptions& options, const std::vector<BenchResult>& results,
+                 const std::string& command) {
+  const BuildInfo build = build_info();
+  Json list = Json::array();
+  for (const BenchResult& result : results) list.push_back(json_of(options, result));
+  return {{"schema_version", 1},
+          {"machine", describe_machine()},
+          {"commit", build.commit.empty() ? Json() : Json(build.commit)},
+          {"dirty", build.commit.empty() ? Json() : Json(build.dirty)},
+          {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
+          {"command", command},
+          {"results", std::move(list)}};
+}
+
+std::string number_or_dash(const std::optional<double>& value, int num_decimals) {
+  return value ? fmt::format("{:.{}f}", *value, num_decimals) : "-";
+}
+
+}  // namespace
+
+void print_table(const BenchOptions& options, const std::vector<BenchResult>& results) {
+  fmt::print(
+      "{} ranks ({}), {} tokens each, hidden {}, {}, top-{} of {} experts, {}, {} routing, {} input; us, "
+      "slowest rank\n",
+      options.num_ranks, options.transport, options.num_tokens, options.hidden, options.dtype,
+      options.num_topk, options.num_experts, options.layout, options.routing, options.input);
+  constexpr auto kRow = "{:<19} {:>10} {:>10} {:>10} {:>10} {:>9} {:>10} {:>8}  {}\n";
+  fmt::print(kRow, "op", "median", "p99", "min", "floor", "of floor", "baseline", "speedup", "verified");
+  for (const BenchResult& result : results) {
+    std::optional<double> floor, fraction, baseline, speedup;
+    if (result.floor) floor = result.floor->median_us, fraction = fraction_of_floor(result);
+    if (result.baseline) baseline = result.baseline->median_us, speedup = *baseline / result.times.median_us;
+    fmt::print(kRow, result.op, number_or_dash(result.times.median_us, 1),
+               number_or_dash(result.times.p99_us, 1), number_or_dash(result.times.min_us, 1),
+               number_or_dash(floor, 1), number_or_dash(fraction, 2), number_or_dash(baseline, 1),
+               number_or_dash(speedup, 2), result.verified ? "yes" : "NO");
+  }
+}
+
+void write_json(const BenchOptions& options, const std::vector<BenchResult>& results,
+                const std::string& command) {
+  const std::filesystem::path target(options.json_file);
+  const std::filesystem::path part = target.string() + ".part";
+  std::ofstream file(part);
+  file << json_of_run(options, results, command).dump(2) << '\n';
+  file.close();
+  std::error_code error;
+  if (file) std::filesystem::rename(part, target, error);
+  if (!file || error)
+    throw std::runtime_error(fmt::format("--json {}: cannot be written", options.json_file));
+}
+
+}  // namespace flexep::tool
