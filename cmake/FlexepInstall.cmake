@@ -23,7 +23,8 @@ install(DIRECTORY "${FLEXEP_SOURCE_DIR}/include/flexep" DESTINATION "${CMAKE_INS
   ${FLEXEP_HEADERS_LEFT_OUT})
 
 if(FLEXEP_BUILD_TOOLS)
-  set_target_properties(flexep_command PROPERTIES INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
+  set_target_properties(flexep_command PROPERTIES
+    INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}" INSTALL_RPATH_USE_LINK_PATH ON)
   install(TARGETS flexep_command)
 endif()
 
