@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -122,6 +124,18 @@ TEST(MoeConfigTest, OptionsThatContradictEachOtherAreNamed) {
   config = with("moe_router_topk", "1");
   config.moe_router_pre_softmax = true;
   EXPECT_NO_THROW(config.validate());
+}
+
+TEST(MoeConfigTest, TheDocumentationListsEveryOptionWithItsDefault) {
+  std::ifstream file(FLEXEP_DOCS_DIR "/moe.md");
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  for (const auto& option : moe_options()) {
+    const std::string fallback = option.get({}) == "0" && option.help.find("0 =") == std::string_view::npos
+                                     ? "must be given"
+                                     : option.get({});
+    EXPECT_NE(text.find(fmt::format("| `{}` | {} |", option.name, fallback)), std::string::npos)
+        << option.name << " " << fallback;
+  }
 }
 
 TEST(MoeConfigTest, FlagsAreNamesWithDashes) {

@@ -161,20 +161,22 @@ TEST_P(MoeLayerTest, MicrobatchesMayBeInFlightTogether) {
 TEST_P(MoeLayerTest, PermutedExpertsAreExpertsInOtherPlaces) {
   std::vector<int> permutation;  // expert e's tokens go to expert e + 5
   for (int e = 0; e < config.num_moe_experts; ++e) permutation.push_back((e + 5) % config.num_moe_experts);
-  Step step(config.num_ranks());
-  std::vector<Matrix> outputs(step.parameters.size()), hiddens(step.parameters.size());
+  std::vector<MoeParameters<Tensor>> shares(static_cast<std::size_t>(config.num_ranks()));
   in_process(config.num_ranks(), [&](Communicator& comm) {
-    const auto rank = static_cast<std::size_t>(comm.rank());
     MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), 3);
-    const Tensor mine = share_of(hidden, comm.rank());
-    outputs[rank] = rows_of(layer.forward(mine, {.expert_permutation = permutation}).output);
-    hiddens[rank] = rows_of(mine);
-    step.parameters[rank] = layer.parameters();
+    shares[static_cast<std::size_t>(comm.rank())] = layer.parameters();
+    comm.barrier();
+    auto moved = reference::gather_parameters(config, shares);
+    std::rotate(moved.experts.begin(), moved.experts.begin() + 5, moved.experts.end());
+
+    const Tensor mine = share_of(hidden, comm.rank()), grad = share_of(grad_output, comm.rank());
+    auto forward = layer.forward(mine, {.expert_permutation = permutation});
+    EXPECT_TRUE(near(reference::moe_layer(config, moved, rows_of(mine)).output, forward.output, 1e-12));
+    const auto grads = layer.backward(std::move(forward.context), {.output = grad, .aux_loss = 1});
+    const auto expected = reference::moe_layer_backward(config, moved, rows_of(mine), rows_of(grad), 1);
+    EXPECT_TRUE(near(expected.hidden, grads.hidden, 1e-12));
+    EXPECT_TRUE(near(expected.parameters.router_weight, grads.parameters.router_weight, 1e-12));
   });
-  auto parameters = reference::gather_parameters(config, step.parameters);
-  std::rotate(parameters.experts.begin(), parameters.experts.begin() + 5, parameters.experts.end());
-  for (std::size_t rank = 0; rank < outputs.size(); ++rank)
-    EXPECT_TRUE(near(reference::moe_layer(config, parameters, hiddens[rank]).output, outputs[rank], 1e-12));
 }
 
 TEST_P(MoeLayerTest, NarrowTypesStayCloseToTheReference) {
