@@ -7,6 +7,7 @@
 
 #include "flexep/communicator.h"
 #include "flexep/dispatch_handle.h"
+#include "flexep/event.h"
 #include "flexep/tensor.h"
 
 namespace flexep {
@@ -17,23 +18,30 @@ struct ElasticBufferConfig {
   /// Sizing inputs of num_bytes(); num_topk = 0 assumes 32. They limit nothing: memory follows what arrives.
   int hidden = 0;
   int num_topk = 0;
-  /// Whether combine may round once on the rank that owns several of a token's experts before it sums over ranks, as a
-  /// transport that reduces near the experts does. Decides bits in the expanded layout, see docs/numerics.md. Agreed by all ranks.
+  /// Whether combine may round once on the rank that owns several of a token's experts before it sums over
+  /// ranks, as a transport that reduces near the experts does. Decides bits in the expanded layout, see
+  /// docs/numerics.md. Agreed by all ranks.
   bool allow_multiple_reduction = true;
-  /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at least 1).
+  /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at
+  /// least 1).
   int num_sms = 0;
 };
 
 struct DispatchArgs {
-  /// [T, H], bf16, fp32 or fp64; a row is a multiple of 16 bytes. T may differ between ranks and may be 0. Not modified.
+  /// [T, H], bf16, fp32 or fp64; a row is a multiple of 16 bytes. T may differ between ranks and may be 0.
+  /// Not modified.
   Tensor x;
-  /// int64 [T, K], each id in [-1, num_experts), distinct within a row except -1 = not routed. Absent in a cached dispatch.
+  /// int64 [T, K], each id in [-1, num_experts), distinct within a row except -1 = not routed. Absent in a
+  /// cached dispatch.
   Tensor topk_idx;
-  /// [T, K], fp32, or fp64 (an extension, for checks in double precision). Optional, but on all ranks or none. Moved, never inspected.
+  /// [T, K], fp32, or fp64 (an extension, for checks in double precision). Optional, but on all ranks or
+  /// none. Moved, never inspected.
   Tensor topk_weights;
-  /// E, a multiple of the number of ranks; rank r owns experts [r * E / R, (r + 1) * E / R). 0 = the handle's.
+  /// E, a multiple of the number of ranks; rank r owns experts [r * E / R, (r + 1) * E / R). 0 = the
+  /// handle's.
   int num_experts = 0;
-  /// N. When given, T > N is an error on every rank. 0: all ranks agree on the largest default or T among them.
+  /// N. When given, T > N is an error on every rank. 0: all ranks agree on the largest default or T among
+  /// them.
   int num_max_tokens_per_rank = 0;
   /// A: in the expanded layout each expert's rows start at a multiple of A. 0 = the handle's, else 1.
   int expert_alignment = 0;
@@ -45,38 +53,68 @@ struct DispatchArgs {
   std::optional<bool> do_expand;
   /// Zeroes the alignment gaps of the expanded layout, in every output. Unset = the handle's, else false.
   std::optional<bool> do_zero_padding;
+
+  /// Returns before the rows have moved; the result's event tells when. Until then the inputs stay as they
+  /// are, outputs are not read, and the caller keeps memory alive that no tensor owns.
+  bool async_with_compute_stream = false;
+  /// Starts after this event, and waits for nothing else that the caller does. Needs allocate_on_comm_stream.
+  Event previous_event;
+  /// Moves rows only after this event; counts are exchanged before it.
+  Event previous_event_before_epilogue;
+  /// Whose memory the outputs are; on the CPU there is one kind, and this only permits previous_event.
+  bool allocate_on_comm_stream = false;
 };
 
-/// Outputs are arena memory; it goes back to the buffer when the last copy of the tensor is destroyed, on any thread.
+/// Outputs are arena memory; it goes back to the buffer when the last copy of the tensor is destroyed, on any
+/// thread.
 struct DispatchResult {
-  /// Compact: [M, H] ordered by (source rank, source token). Expanded: [rows, H] ordered by (local expert, source rank,
-  /// source token), local expert i in rows [start_i, start_i + c_i); gap rows are uninitialised unless do_zero_padding.
+  /// Compact: [M, H] ordered by (source rank, source token). Expanded: [rows, H] ordered by (local expert,
+  /// source rank, source token), local expert i in rows [start_i, start_i + c_i); gap rows are uninitialised
+  /// unless do_zero_padding.
   Tensor x;
-  /// Compact: int64 [M, K], local expert index or -1 where the expert lives elsewhere, column positions kept. Expanded: absent.
+  /// Compact: int64 [M, K], local expert index or -1 where the expert lives elsewhere, column positions kept.
+  /// Expanded: absent.
   Tensor topk_idx;
-  /// If weights were given. Compact: [M, K], 0 where topk_idx is -1. Expanded: [rows], the weight of the row's pair.
+  /// If weights were given. Compact: [M, K], 0 where topk_idx is -1. Expanded: [rows], the weight of the
+  /// row's pair.
   Tensor topk_weights;
   DispatchHandle handle;
+  /// When the rows are there, if the dispatch was asynchronous; its error, if it failed after counts were
+  /// exchanged.
+  Event event;
 };
 
 struct CombineArgs {
-  /// One row for each row of the dispatch's recv.x: [rows, H'], H' may differ from the dispatch's. Not modified, and free to be
-  /// overwritten when combine returns. Memory from dispatch, combine or empty() is read in place; other memory is staged once.
-  /// Gap rows are never read.
+  /// One row for each row of the dispatch's recv.x: [rows, H'], H' may differ from the dispatch's. Not
+  /// modified, and free to be overwritten when combine returns. Memory from dispatch, combine or empty() is
+  /// read in place; other memory is staged once. Gap rows are never read.
   Tensor x;
   DispatchHandle handle;
   /// Optional: weights to gather back. Compact: [M, K]; expanded: [rows]; fp32 or fp64.
   Tensor topk_weights;
   /// Threads for this operation. 0 = the handle's.
   int num_sms = 0;
+
+  /// Returns before the rows have moved; the result's event tells when. Until then the inputs stay as they
+  /// are, outputs are not read, and the caller keeps memory alive that no tensor owns.
+  bool async_with_compute_stream = false;
+  /// Starts after this event, and waits for nothing else that the caller does. Needs allocate_on_comm_stream.
+  Event previous_event;
+  /// Reads and sums rows only after this event.
+  Event previous_event_before_epilogue;
+  /// Whose memory the outputs are; on the CPU there is one kind, and this only permits previous_event.
+  bool allocate_on_comm_stream = false;
 };
 
 struct CombineResult {
-  /// [T, H']: for each token the sum of its rows (never weighted), in the order and precision of docs/numerics.md; zeros for a
-  /// token that went nowhere. Arena memory.
+  /// [T, H']: for each token the sum of its rows (never weighted), in the order and precision of
+  /// docs/numerics.md; zeros for a token that went nowhere. Arena memory.
   Tensor x;
-  /// [T, K] if weights were given: the weight that the owner of topk_idx[t, k] supplied, 0 where topk_idx is -1.
+  /// [T, K] if weights were given: the weight that the owner of topk_idx[t, k] supplied, 0 where topk_idx is
+  /// -1.
   Tensor topk_weights;
+  /// When the sums are there, if the combine was asynchronous; its error, if it failed.
+  Event event;
 };
 
 /// Running totals of one buffer on this rank, since construction. Rows are payload rows (x).
@@ -95,15 +133,18 @@ struct BufferCounters {
   std::int64_t staging_bytes = 0;
 };
 
-/// Moves the tokens of mixture-of-experts layers between the ranks of a group, with the answers of DeepEP V2's ElasticBuffer.
+/// Moves the tokens of mixture-of-experts layers between the ranks of a group, with the answers of DeepEP
+/// V2's ElasticBuffer.
 ///
-/// Operations are collective: every rank calls them in the same order. One buffer runs one operation at a time and is used
-/// by one thread at a time; two buffers on one group are independent. Tensors and handles may be used and dropped
-/// anywhere, and outlive the buffer. Results are a pure function of the inputs, the number of ranks, the layout and
-/// allow_multiple_reduction: not of the transport, instruction set, thread count or timing.
+/// Operations are collective: every rank calls them in the same order. One buffer runs one operation at a
+/// time, in the order of the calls (asynchronous ones on a communication thread of its own), and is called by
+/// one thread at a time; two buffers on one group are independent. Tensors and handles may be used and
+/// dropped anywhere, and outlive the buffer. Results are a pure function of the inputs, the number of ranks,
+/// the layout and allow_multiple_reduction: not of the transport, instruction set, thread count or timing.
 class ElasticBuffer {
  public:
-  /// Collective: makes a group of its own (Communicator::duplicate). @throws CollectiveMismatch, TimeoutError, TransportError.
+  /// Collective: makes a group of its own (Communicator::duplicate). @throws CollectiveMismatch,
+  /// TimeoutError, TransportError.
   explicit ElasticBuffer(const Communicator& comm, const ElasticBufferConfig& config = {});
   ~ElasticBuffer();
   ElasticBuffer(ElasticBuffer&&) noexcept;
@@ -115,21 +156,28 @@ class ElasticBuffer {
   /// Sends each token to the ranks that own its top-k experts; returns what this rank received.
   ///
   /// Collective; blocks until this rank's rows are there.
-  /// @throws InvalidArgument on the rank that passed something wrong and PeerError with the same text on all others;
+  /// @throws InvalidArgument on the rank that passed something wrong and PeerError with the same text on all
+  /// others;
   ///         CollectiveMismatch on all; in both cases nothing is written and the next correct call works.
   ///         TimeoutError, TransportError: the group is poisoned. OutOfMemory (PeerError on the others).
-  /// Cost: reads each row once and stores it once per destination row; one exchange of (R + E) ints per rank, a second of a
-  /// header when a rank's arena must grow, and one signal per pair of ranks when rows have arrived.
+  /// Cost: reads each row once and stores it once per destination row; one exchange of (R + E) ints per rank,
+  /// a second of a header when a rank's arena must grow, and one signal per pair of ranks when rows have
+  /// arrived.
   DispatchResult dispatch(const DispatchArgs& args);
 
   /// Brings the rows back: the mirror image of the dispatch that made the handle.
   ///
   /// Collective; returns when this rank's sums are there and every other rank has read this rank's rows.
   /// @throws as dispatch.
-  /// Cost: reads each row once, writes one row per token; one exchange of a header and one signal per pair of ranks.
+  /// Cost: reads each row once, writes one row per token; one exchange of a header and one signal per pair of
+  /// ranks.
   CombineResult combine(const CombineArgs& args);
 
-  /// Arena memory, uninitialised: an expert that writes its output here spares combine a copy. Not collective.
+  /// The moment at which everything is done that the calling thread has done so far.
+  static Event capture();
+
+  /// Arena memory, uninitialised: an expert that writes its output here spares combine a copy. Not
+  /// collective.
   /// @throws OutOfMemory.
   Tensor empty(const Shape& shape, DType dtype);
 

@@ -9,6 +9,7 @@
 #include "flexep/elastic_buffer.h"
 #include "flexep/env.h"
 #include "flexep/error.h"
+#include "flexep/event.h"
 #include "flexep/plan_model.h"
 #include "flexep/tensor.h"
 #include "flexep/types.h"

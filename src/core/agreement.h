@@ -79,9 +79,6 @@ class Agreement {
     return accept(operation, message);
   }
 
-  /// The end of every operation: what ranks stored before is visible to all after. @throws as Transport.
-  void complete(const Operation& operation) { transport_.all_gather({}, operation); }
-
  private:
   void refuse(const Operation& operation, std::string_view reason);
   ExchangeResult accept(const Operation& operation, const ExchangeMessage& message);

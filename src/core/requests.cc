@@ -49,6 +49,14 @@ int resolve_num_sms(int requested, int fallback, int rank) {
   return requested > 0 ? requested : fallback;
 }
 
+template <typename Args>
+void check_streams(const Args& args, int rank) {
+  require_argument(!args.previous_event || args.allocate_on_comm_stream, "previous_event",
+                   "previous_event on rank {} needs allocate_on_comm_stream: the outputs must not wait for "
+                   "the caller's stream",
+                   rank);
+}
+
 RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context) {
   const int rank = context.rank;
   const Tensor& ids = args.topk_idx;
@@ -123,6 +131,7 @@ int resolve_num_max_tokens(const DispatchArgs& args, const RankContext& context)
 }  // namespace
 
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context) {
+  check_streams(args, context.rank);
   check_rows(args.x, context.rank);
   const bool is_cached = static_cast<bool>(args.handle);
   if (is_cached) check_cached(args, context);
@@ -154,6 +163,7 @@ DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& co
 CombineRequest resolve_combine(const CombineArgs& args, const RankContext& context) {
   require_argument(static_cast<bool>(args.handle), "handle", "rank {} passed no handle to combine",
                    context.rank);
+  check_streams(args, context.rank);
   check_handle(args.handle, context);
   check_rows(args.x, context.rank);
   const DispatchHandle& handle = args.handle;

@@ -34,6 +34,11 @@ struct DispatchRequest {
 /// @throws InvalidArgument that names the argument, its value and this rank.
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context);
 
+/// The weights' part of a fingerprint: 0 = absent, else 1 + dtype.
+inline std::int64_t weights_field(std::optional<DType> dtype) {
+  return dtype ? 1 + static_cast<std::int64_t>(*dtype) : 0;
+}
+
 /// Validated combine arguments with every default filled in.
 struct CombineRequest {
   int hidden = 0;

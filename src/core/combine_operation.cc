@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/combine_operation.h"
+
+namespace flexep {
+namespace {
+
+std::int64_t total_bytes(std::int64_t num_rows, std::size_t row_bytes) {
+  return num_rows * static_cast<std::int64_t>(row_bytes);
+}
+
+}  // namespace
+
+CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number)
+    : engine_(engine), args_(args), sequence_number_(sequence_number) {
+  try {
+    request_ = resolve_combine(args_, engine_.context);
+    make_outputs();
+  } catch (const std::exception&) {
+    refusal_ = std::current_exception();
+  }
+}
+
+void CombineOperation::make_outputs() {
+  const auto make = [&](const Shape& shape, DType dtype) {
+    const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
+    return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
+  };
+  const int num_tokens = state().send.num_tokens;
+  result_.x = make({num_tokens, request_.hidden}, request_.dtype);
+  if (request_.weight_dtype)
+    result_.topk_weights = make({num_tokens, state().shape.num_topk}, *request_.weight_dtype);
+}
+
+void CombineOperation::run() {
+  // Agree: where everybody's rows are. Input that peers cannot reach is staged first.
+  const ExchangeResult agreed = engine_.agreement.exchange({"combine", sequence_number_}, [&] {
+    if (refusal_) std::rethrow_exception(refusal_);
+    if (args_.previous_event) args_.previous_event.wait();
+    rows_ = offer_rows();
+    weights_ = offer(static_cast<const std::byte*>(args_.topk_weights.data()),
+                     args_.topk_weights ? args_.topk_weights.num_bytes() : 0);
+    return announce();
+  });
+  const auto sources = find_sources(agreed);
+
+  // Move, and wait until everybody has read: the caller may overwrite its rows then.
+  engine_.agreement.exchange({"combine: rows", sequence_number_}, [&] {
+    if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
+    pull(sources);
+    return ExchangeMessage{};
+  });
+  engine_.count([](BufferCounters& totals) { ++totals.num_combines; });
+}
+
+CombineOperation::Offer CombineOperation::offer(const std::byte* data, std::size_t num_bytes) {
+  Offer offer{.address = {}, .staged = {}, .data = data};
+  if (num_bytes == 0) return offer;
+  if (const auto address = engine_.arena->locate(data, num_bytes)) {
+    offer.address = *address;
+    return offer;
+  }
+  offer.staged = engine_.arena->reserve(num_bytes);
+  engine_.backend->copy(offer.staged.data(), data, num_bytes, request_.num_sms);
+  offer.address = offer.staged.address();
+  offer.data = offer.staged.data();
+  return offer;
+}
+
+CombineOperation::Offer CombineOperation::offer_rows() {
+  const auto* data = static_cast<const std::byte*>(args_.x.data());
+  const std::size_t num_bytes = static_cast<std::size_t>(state().num_rows()) * request_.row_bytes;
+  const bool reduces = state().shape.do_expand && engine_.config.allow_multiple_reduction;
+  if (reduces && num_bytes > 0 && !engine_.arena->locate(data, num_bytes)) {
+    // The rows have to be read anyway, so that each token's are reduced on the way.
+    Offer reduced{.address = {}, .staged = {}, .data = data};
+    reduce_into(reduced);
+    return reduced;
+  }
+  Offer rows = offer(data, num_bytes);
+  rows.is_per_token = !state().shape.do_expand;
+  if (rows.staged.num_bytes() > 0) {
+    engine_.count(
+        [&](BufferCounters& totals) { totals.staging_bytes += static_cast<std::int64_t>(num_bytes); });
+  }
+  return rows;
+}
+
+void CombineOperation::reduce_into(Offer& rows) {
+  const int num_tokens = state().receive.num_recv_tokens;
+  rows.staged = engine_.arena->reserve(static_cast<std::size_t>(num_tokens) * request_.row_bytes);
+  engine_.backend->reduce_tokens({.metadata = state().recv_src_metadata.values<std::int32_t>(),
+                                  .num_recv_tokens = num_tokens,
+                                  .num_topk = state().shape.num_topk,
+                                  .dtype = request_.dtype,
+                                  .num_columns = static_cast<std::size_t>(request_.hidden),
+                                  .x = rows.data,
+                                  .out = rows.staged.data()},
+                                 request_.num_sms);
+  rows.address = rows.staged.address();
+  rows.data = rows.staged.data();
+  rows.is_per_token = true;
+  engine_.count(
+      [&](BufferCounters& totals) { totals.staging_bytes += total_bytes(num_tokens, request_.row_bytes); });
+}
+
+ExchangeMessage CombineOperation::announce() const {
+  ExchangeMessage message;
+  ExchangeHeader& header = message.header;
+  header[Field::kHandle] = state().id;
+  header[Field::kDType] = static_cast<std::int64_t>(request_.dtype);
+  header[Field::kHidden] = request_.hidden;
+  header[Field::kTopkWeights] = weights_field(request_.weight_dtype);
+  header[Field::kAllowMultipleReduction] = engine_.config.allow_multiple_reduction;
+  header.x = rows_.address;
+  header.x_is_per_token = rows_.is_per_token;
+  header.topk_weights = weights_.address;
+  return message;
+}
+
+std::vector<PullSource> CombineOperation::find_sources(const ExchangeResult& agreed) {
+  std::vector<PullSource> sources(agreed.headers.size());
+  for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    if (state().send.num_rows_per_rank[r] == 0) continue;
+    const ExchangeHeader& header = agreed.headers[r];
+    const bool is_own = rank == engine_.rank();
+    sources[r].x = is_own ? rows_.data : engine_.peers.resolve(rank, header.x);
+    if (request_.weight_dtype) {
+      sources[r].topk_weights = is_own ? weights_.data : engine_.peers.resolve(rank, header.topk_weights);
+    }
+    sources[r].is_per_token = header.x_is_per_token != 0;
+  }
+  return sources;
+}
+
+void CombineOperation::pull(const std::vector<PullSource>& sources) {
+  const SendPlan& send = state().send;
+  engine_.backend->pull({.plan = &send,
+                         .do_expand = state().shape.do_expand,
+                         .allow_multiple_reduction = engine_.config.allow_multiple_reduction,
+                         .dtype = request_.dtype,
+                         .num_columns = static_cast<std::size_t>(request_.hidden),
+                         .weight_bytes = request_.weight_dtype ? flexep::size_of(*request_.weight_dtype) : 0,
+                         .sources = sources,
+                         .x = static_cast<std::byte*>(result_.x.data()),
+                         .topk_weights = static_cast<std::byte*>(result_.topk_weights.data())},
+                        request_.num_sms);
+
+  // What was read: one row per token from ranks that reduced, one per pair from the others.
+  std::vector<std::int32_t> num_rows_read = send.num_rows_per_rank;
+  std::int64_t num_rows = 0;
+  for (std::size_t r = 0; r < sources.size(); ++r) {
+    if (sources[r].is_per_token) num_rows_read[r] = send.num_tokens_per_rank[r];
+    num_rows += num_rows_read[r];
+  }
+  engine_.count_rows(num_rows_read, request_.row_bytes);
+  engine_.count([&](BufferCounters& totals) {
+    totals.bytes_read += total_bytes(num_rows, request_.row_bytes);
+    totals.bytes_written += total_bytes(send.num_tokens, request_.row_bytes);
+  });
+}
+
+}  // namespace flexep

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <vector>
+
+#include "core/dispatch_state.h"
+#include "core/engine.h"
+
+namespace flexep {
+
+/// One combine on one rank, the mirror image of DispatchOperation.
+class CombineOperation {
+ public:
+  /// Validates the arguments and makes the outputs. What is wrong with them is not thrown here but by run(),
+  /// which tells the other ranks.
+  CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number);
+
+  /// Agrees with the other ranks, reads and sums the rows; returns when everybody has read this rank's.
+  void run();
+
+  bool is_refused() const { return refusal_ != nullptr; }
+  const CombineResult& result() const { return result_; }
+
+ private:
+  /// Memory that the other ranks may read: where it is, and the block that holds it if it had to be staged.
+  struct Offer {
+    ArenaAddress address;
+    Arena::Block staged;
+    const std::byte* data = nullptr;
+    bool is_per_token = false;
+  };
+
+  void make_outputs();
+  Offer offer(const std::byte* data, std::size_t num_bytes);
+  Offer offer_rows();
+  void reduce_into(Offer& rows);
+  ExchangeMessage announce() const;
+  std::vector<PullSource> find_sources(const ExchangeResult& agreed);
+  void pull(const std::vector<PullSource>& sources);
+
+  const DispatchState& state() const { return args_.handle.state(); }
+
+  Engine& engine_;
+  CombineArgs args_;
+  std::uint64_t sequence_number_;
+  CombineRequest request_;
+  std::exception_ptr refusal_;
+  Offer rows_;
+  Offer weights_;
+  CombineResult result_;
+};
+
+}  // namespace flexep

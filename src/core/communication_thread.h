@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include "flexep/event.h"
+
+namespace flexep {
+
+/// The communication stream of a buffer on the CPU: runs tasks one after the other, in the order of
+/// submission. The thread starts with the first task.
+class CommunicationThread {
+ public:
+  CommunicationThread() = default;
+  /// Finishes what has been submitted.
+  ~CommunicationThread();
+
+  /// @return the end of the task; carries what it throws.
+  Event submit(std::function<void()> task);
+  /// Returns when everything submitted so far has ended, in success or failure.
+  void drain();
+
+ private:
+  void run();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::packaged_task<void()>> tasks_;
+  bool is_busy_ = false;
+  bool is_closing_ = false;
+  std::thread thread_;
+};
+
+}  // namespace flexep

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include "backend/backend.h"
+#include "core/agreement.h"
+#include "core/arena.h"
+#include "core/peer_memory.h"
+#include "core/requests.h"
+#include "flexep/elastic_buffer.h"
+#include "transport/transport.h"
+
+namespace flexep {
+
+/// What every operation of a buffer works with: a group of its own, a device's kernels, this rank's arena and
+/// the others'.
+struct Engine {
+  Engine(const Communicator& comm, const ElasticBufferConfig& config);
+
+  int rank() const { return context.rank; }
+  int num_ranks() const { return context.num_ranks; }
+
+  /// Adds to the counters what `add` adds to its argument.
+  template <typename Add>
+  void count(Add add) {
+    const std::lock_guard lock(counters_mutex);
+    add(counters);
+  }
+  /// Counts payload rows of `row_bytes` stored to, or read from, each rank.
+  void count_rows(std::span<const std::int32_t> num_rows_per_rank, std::size_t row_bytes);
+
+  ElasticBufferConfig config;
+  std::shared_ptr<Transport> transport;
+  std::unique_ptr<Backend> backend;
+  RankContext context;
+  std::int64_t id = 0;  ///< equal on all ranks, different for every buffer of a job
+  Agreement agreement;
+  std::shared_ptr<Arena> arena;
+  PeerMemory peers;
+
+  std::mutex counters_mutex;
+  BufferCounters counters;
+};
+
+}  // namespace flexep
