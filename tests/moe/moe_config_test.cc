@@ -93,7 +93,7 @@ TEST(MoeConfigTest, WhatMegatronHasAndFlexepHasNotYetSaysSo) {
 
 TEST(MoeConfigTest, IllegalValuesNameTheOption) {
   EXPECT_NO_THROW(kValid.validate());
-  for (const auto& [name, value] :
+  for (const auto& illegal :
        std::vector<std::pair<const char*, const char*>>{{"hidden_size", "0"},
                                                         {"num_moe_experts", "0"},
                                                         {"moe_ffn_hidden_size", "-1"},
@@ -107,7 +107,8 @@ TEST(MoeConfigTest, IllegalValuesNameTheOption) {
                                                         {"moe_router_topk_scaling_factor", "-1"},
                                                         {"moe_flex_dispatcher_num_sms", "-1"},
                                                         {"init_method_std", "-1"}})
-    EXPECT_EQ(rejected_argument([&] { with(name, value).validate(); }), name) << value;
+    EXPECT_EQ(rejected_argument([&] { with(illegal.first, illegal.second).validate(); }), illegal.first)
+        << illegal.second;
 }
 
 TEST(MoeConfigTest, OptionsThatContradictEachOtherAreNamed) {
