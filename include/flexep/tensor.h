@@ -39,11 +39,13 @@ class Shape {
   int num_dims_ = 0;
 };
 
-/// A dense row-major array in host memory, with shared ownership of that memory.
+/// An array in host memory, with shared ownership of that memory. Row-major and dense unless made with
+/// strides.
 ///
-/// A Tensor is a handle, as in the tensor libraries of the field: copies share the data, and a const Tensor still lets its
-/// elements be written. The memory lives until the last copy is gone. A default-constructed Tensor is "no tensor".
-/// Distinct Tensor objects may be used from distinct threads; one object is not synchronised.
+/// A Tensor is a handle, as in the tensor libraries of the field: copies share the data, and a const Tensor
+/// still lets its elements be written. The memory lives until the last copy is gone. A default-constructed
+/// Tensor is "no tensor". Distinct Tensor objects may be used from distinct threads; one object is not
+/// synchronised.
 class Tensor {
  public:
   Tensor() = default;
@@ -52,10 +54,16 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype);
   /// Memory of our own, all bits zero. @throws OutOfMemory.
   static Tensor zeros(const Shape& shape, DType dtype);
-  /// Memory of somebody else. `owner` is kept as long as a copy of the tensor lives; without it the caller guarantees that
-  /// `data` outlives every use.
-  static Tensor from_memory(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner = nullptr);
-  /// Copies `values` into memory of our own. @throws InvalidArgument when the shape does not have as many elements.
+  /// Memory of somebody else. `owner` is kept as long as a copy of the tensor lives; without it the caller
+  /// guarantees that `data` outlives every use.
+  static Tensor from_memory(void* data, const Shape& shape, DType dtype,
+                            std::shared_ptr<void> owner = nullptr);
+  /// The same with strides in elements, one per dimension, each at least 0; stride 0 repeats. @throws
+  /// InvalidArgument.
+  static Tensor from_memory(void* data, const Shape& shape, const Shape& strides, DType dtype,
+                            std::shared_ptr<void> owner = nullptr);
+  /// Copies `values` into memory of our own. @throws InvalidArgument when the shape does not have as many
+  /// elements.
   template <typename T>
   static Tensor from_values(std::span<const T> values, const Shape& shape) {
     Tensor tensor = empty(shape, kDTypeOf<T>);
@@ -72,35 +80,48 @@ class Tensor {
   int num_dims() const { return shape_.num_dims(); }
   std::int64_t size(int dim) const { return shape_[dim]; }
   std::int64_t num_elements() const { return shape_.num_elements(); }
+  /// Bytes of the elements; of the memory they span where the tensor is contiguous.
   std::size_t num_bytes() const { return static_cast<std::size_t>(num_elements()) * size_of(dtype_); }
+  /// Elements between neighbours in dimension `dim`.
+  std::int64_t stride(int dim) const { return strides_[dim]; }
+  /// Whether the elements lie one after the other in row-major order.
+  bool is_contiguous() const;
 
   void* data() const { return data_; }
-  /// The elements as T. @throws InvalidArgument when T is not the tensor's dtype.
+  /// The address of the first element as T*. @throws InvalidArgument when T is not the tensor's dtype.
   template <typename T>
   T* data() const {
     require_dtype(kDTypeOf<T>);
     return static_cast<T*>(data_);
   }
+  /// All elements. @throws InvalidArgument when T is not the tensor's dtype or the tensor is not contiguous.
   template <typename T>
   std::span<T> values() const {
+    require_contiguous();
     return {data<T>(), static_cast<std::size_t>(num_elements())};
   }
 
-  /// The same memory under another shape. @throws InvalidArgument when the number of elements differs.
+  /// The same memory under another shape. @throws InvalidArgument when the number of elements differs or it
+  /// is not contiguous.
   Tensor reshape(const Shape& shape) const;
-  /// Rows [begin, end) of the outermost dimension; shares the memory. @throws InvalidArgument when out of range.
+  /// Rows [begin, end) of the outermost dimension; shares the memory. @throws InvalidArgument when out of
+  /// range.
   Tensor rows(std::int64_t begin, std::int64_t end) const;
-  /// A copy in memory of its own.
+  /// A contiguous copy in memory of its own.
   Tensor clone() const;
+  /// This tensor if it is contiguous, else a clone.
+  Tensor contiguous() const { return !defined_ || is_contiguous() ? *this : clone(); }
 
   const std::shared_ptr<void>& owner() const { return owner_; }
 
  private:
   void require_dtype(DType dtype) const;
+  void require_contiguous() const;
   void copy_from(const void* values, std::size_t num_values) const;
 
   void* data_ = nullptr;
   Shape shape_;
+  Shape strides_;
   DType dtype_ = DType::kFloat32;
   bool defined_ = false;
   std::shared_ptr<void> owner_;

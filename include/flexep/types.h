@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -8,35 +9,80 @@
 
 namespace flexep {
 
-/// Element types of tensors.
-enum class DType : std::uint8_t { kBFloat16, kFloat32, kFloat64, kInt32, kInt64 };
+/// Element types of tensors. Integers of one or two bytes stand for any payload of that size: dispatch moves
+/// bits.
+enum class DType : std::uint8_t {
+  kBFloat16,
+  kFloat16,
+  kFloat32,
+  kFloat64,
+  kFloat8E4M3,
+  kUInt8,
+  kInt8,
+  kInt16,
+  kInt32,
+  kInt64
+};
+inline constexpr std::array kAllDTypes = {
+    DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kFloat64, DType::kFloat8E4M3,
+    DType::kUInt8,    DType::kInt8,    DType::kInt16,   DType::kInt32,   DType::kInt64};
 
 /// Bytes of one element.
 constexpr std::size_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::kBFloat16: return 2;
-    case DType::kFloat32: return 4;
-    case DType::kFloat64: return 8;
-    case DType::kInt32: return 4;
-    case DType::kInt64: return 8;
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+      return 1;
+    case DType::kBFloat16:
+    case DType::kFloat16:
+    case DType::kInt16:
+      return 2;
+    case DType::kFloat32:
+    case DType::kInt32:
+      return 4;
+    case DType::kFloat64:
+    case DType::kInt64:
+      return 8;
   }
   return 0;
 }
 
-/// "bf16", "fp32", "fp64", "int32", "int64".
+/// "bf16", "fp16", "fp32", "fp64", "fp8_e4m3", "uint8", "int8", "int16", "int32", "int64".
 constexpr std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::kBFloat16: return "bf16";
-    case DType::kFloat32: return "fp32";
-    case DType::kFloat64: return "fp64";
-    case DType::kInt32: return "int32";
-    case DType::kInt64: return "int64";
+    case DType::kBFloat16:
+      return "bf16";
+    case DType::kFloat16:
+      return "fp16";
+    case DType::kFloat32:
+      return "fp32";
+    case DType::kFloat64:
+      return "fp64";
+    case DType::kFloat8E4M3:
+      return "fp8_e4m3";
+    case DType::kUInt8:
+      return "uint8";
+    case DType::kInt8:
+      return "int8";
+    case DType::kInt16:
+      return "int16";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
   }
   return "unknown";
 }
 
-/// bfloat16: the upper half of an fp32. Conversions are exact integer arithmetic and the same on every machine:
-/// round to nearest even, subnormals kept, every NaN becomes the canonical quiet NaN 0x7FC0.
+/// Whether combine can sum rows of this type.
+constexpr bool is_summable(DType dtype) {
+  return dtype == DType::kBFloat16 || dtype == DType::kFloat16 || dtype == DType::kFloat32 ||
+         dtype == DType::kFloat64;
+}
+
+/// bfloat16: the upper half of an fp32. Conversions are exact integer arithmetic and the same on every
+/// machine: round to nearest even, subnormals kept, every NaN becomes the canonical quiet NaN 0x7FC0.
 struct BFloat16 {
   std::uint16_t bits = 0;
 
@@ -60,12 +106,74 @@ struct BFloat16 {
 };
 static_assert(sizeof(BFloat16) == 2);
 
+/// IEEE half precision. As BFloat16: round to nearest even, subnormals kept, every NaN becomes 0x7E00.
+struct Float16 {
+  std::uint16_t bits = 0;
+
+  Float16() = default;
+  explicit constexpr Float16(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
+  explicit constexpr operator float() const {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
+    const std::uint32_t exponent = (bits >> 10) & 0x1Fu;
+    const std::uint32_t fraction = bits & 0x3FFu;
+    if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000u | (fraction << 13));
+    if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
+    // A subnormal is fraction * 2^-24, exact in fp32.
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+  }
+  static constexpr Float16 from_bits(std::uint16_t bits) {
+    Float16 value;
+    value.bits = bits;
+    return value;
+  }
+
+ private:
+  static constexpr std::uint16_t round(std::uint32_t f) {
+    const auto sign = static_cast<std::uint16_t>((f >> 16) & 0x8000u);
+    const std::uint32_t magnitude = f & 0x7FFFFFFFu;
+    if (magnitude > 0x7F800000u) return 0x7E00u;
+    if (magnitude >= 0x47800000u) return sign | 0x7C00u;  // 2^16 and more
+    if (magnitude >= 0x38800000u) {                       // 2^-14: normal
+      const std::uint32_t rebased = magnitude - (112u << 23);
+      return static_cast<std::uint16_t>(sign | ((rebased + 0xFFFu + ((rebased >> 13) & 1u)) >> 13));
+    }
+    // Subnormal: how many multiples of 2^-24, rounded. Below half of one it is zero.
+    const std::uint32_t exponent = magnitude >> 23;
+    if (exponent < 102) return sign;
+    const std::uint32_t significand = (magnitude & 0x7FFFFFu) | 0x800000u;
+    const std::uint32_t shift = 126 - exponent;
+    const std::uint32_t kept = significand >> shift;
+    const std::uint32_t rest = significand & ((1u << shift) - 1);
+    const std::uint32_t half = 1u << (shift - 1);
+    const bool up = rest > half || (rest == half && (kept & 1u) != 0);
+    return static_cast<std::uint16_t>(sign | (kept + (up ? 1u : 0u)));
+  }
+};
+static_assert(sizeof(Float16) == 2);
+
 /// The DType of a C++ element type.
 template <typename T>
 struct DTypeOf;
 template <>
 struct DTypeOf<BFloat16> {
   static constexpr DType value = DType::kBFloat16;
+};
+template <>
+struct DTypeOf<Float16> {
+  static constexpr DType value = DType::kFloat16;
+};
+template <>
+struct DTypeOf<std::uint8_t> {
+  static constexpr DType value = DType::kUInt8;
+};
+template <>
+struct DTypeOf<std::int8_t> {
+  static constexpr DType value = DType::kInt8;
+};
+template <>
+struct DTypeOf<std::int16_t> {
+  static constexpr DType value = DType::kInt16;
 };
 template <>
 struct DTypeOf<float> {

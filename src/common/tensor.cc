@@ -24,14 +24,39 @@ std::shared_ptr<void> allocate(std::size_t num_bytes) {
   return {memory, std::free};
 }
 
+// Row-major strides of a dense array.
+Shape dense_strides(const Shape& shape) {
+  std::array<std::int64_t, Shape::kMaxDims> strides{};
+  std::int64_t stride = 1;
+  for (int dim = shape.num_dims() - 1; dim >= 0; --dim) {
+    strides[static_cast<std::size_t>(dim)] = stride;
+    stride *= shape[dim];
+  }
+  return Shape(std::span<const std::int64_t>(strides.data(), static_cast<std::size_t>(shape.num_dims())));
+}
+
+// Copies the elements under `dim` and the dimensions inside it, one innermost element at a time.
+void copy_strided(std::byte*& to, const std::byte* from, const Tensor& tensor, int dim) {
+  const std::size_t element_bytes = size_of(tensor.dtype());
+  if (dim == tensor.num_dims()) {
+    std::memcpy(to, from, element_bytes);
+    to += element_bytes;
+    return;
+  }
+  for (std::int64_t i = 0; i < tensor.size(dim); ++i) {
+    copy_strided(to, from + static_cast<std::size_t>(i * tensor.stride(dim)) * element_bytes, tensor,
+                 dim + 1);
+  }
+}
+
 }  // namespace
 
 Shape::Shape(std::span<const std::int64_t> extents) : num_dims_(static_cast<int>(extents.size())) {
-  require_argument(extents.size() <= kMaxDims, "shape", "a tensor has at most {} dimensions, not {}", kMaxDims,
-                   extents.size());
+  require_argument(extents.size() <= kMaxDims, "shape", "a tensor has at most {} dimensions, not {}",
+                   kMaxDims, extents.size());
   std::copy(extents.begin(), extents.end(), extents_.begin());
-  require_argument(std::all_of(extents.begin(), extents.end(), [](auto extent) { return extent >= 0; }), "shape",
-                   "shape {} has a negative extent", to_string());
+  require_argument(std::all_of(extents.begin(), extents.end(), [](auto extent) { return extent >= 0; }),
+                   "shape", "shape {} has a negative extent", to_string());
 }
 
 std::int64_t Shape::num_elements() const {
@@ -39,7 +64,9 @@ std::int64_t Shape::num_elements() const {
   return std::accumulate(all.begin(), all.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-std::string Shape::to_string() const { return fmt::format("[{}]", fmt::join(extents(), ", ")); }
+std::string Shape::to_string() const {
+  return fmt::format("[{}]", fmt::join(extents(), ", "));
+}
 
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
   const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
@@ -55,21 +82,39 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype) {
 }
 
 Tensor Tensor::from_memory(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner) {
+  return from_memory(data, shape, dense_strides(shape), dtype, std::move(owner));
+}
+
+Tensor Tensor::from_memory(void* data, const Shape& shape, const Shape& strides, DType dtype,
+                           std::shared_ptr<void> owner) {
+  require_argument(shape.num_dims() == strides.num_dims(), "strides",
+                   "strides {} do not fit a tensor of shape {}", strides.to_string(), shape.to_string());
   Tensor tensor;
   tensor.data_ = data;
   tensor.shape_ = shape;
+  tensor.strides_ = strides;
   tensor.dtype_ = dtype;
   tensor.defined_ = true;
   tensor.owner_ = std::move(owner);
   return tensor;
 }
 
+bool Tensor::is_contiguous() const {
+  std::int64_t stride = 1;
+  for (int dim = num_dims() - 1; dim >= 0; --dim) {
+    // The stride of a dimension of one element is never taken, and an empty tensor has no elements to be
+    // apart.
+    if (shape_[dim] != 1 && strides_[dim] != stride && num_elements() > 0) return false;
+    stride *= shape_[dim];
+  }
+  return true;
+}
+
 Tensor Tensor::reshape(const Shape& shape) const {
+  require_contiguous();
   require_argument(shape.num_elements() == num_elements(), "shape", "a tensor of shape {} cannot become {}",
                    shape_.to_string(), shape.to_string());
-  Tensor tensor = *this;
-  tensor.shape_ = shape;
-  return tensor;
+  return from_memory(data_, shape, dtype_, owner_);
 }
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
@@ -79,20 +124,33 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
   std::copy_n(shape_.extents().begin(), num_dims(), extents.begin());
   extents[0] = end - begin;
   const Shape shape(std::span<const std::int64_t>(extents.data(), static_cast<std::size_t>(num_dims())));
-  const std::size_t row_bytes = size(0) == 0 ? 0 : num_bytes() / static_cast<std::size_t>(size(0));
-  return from_memory(static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin) * row_bytes, shape, dtype_,
-                     owner_);
+  auto* first =
+      static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin * strides_[0]) * size_of(dtype_);
+  return from_memory(first, shape, strides_, dtype_, owner_);
 }
 
 Tensor Tensor::clone() const {
   if (!defined_) return {};
   Tensor copy = empty(shape_, dtype_);
-  if (num_bytes() > 0) std::memcpy(copy.data(), data_, num_bytes());
+  if (num_bytes() == 0) return copy;
+  if (is_contiguous()) {
+    std::memcpy(copy.data(), data_, num_bytes());
+  } else {
+    auto* to = static_cast<std::byte*>(copy.data());
+    copy_strided(to, static_cast<const std::byte*>(data_), *this, 0);
+  }
   return copy;
 }
 
+void Tensor::require_contiguous() const {
+  require_argument(is_contiguous(), "tensor",
+                   "a tensor of shape {} has strides {}, but must be contiguous here", shape_.to_string(),
+                   strides_.to_string());
+}
+
 void Tensor::require_dtype(DType dtype) const {
-  require_argument(dtype_ == dtype, "dtype", "a tensor of {} was read as {}", name_of(dtype_), name_of(dtype));
+  require_argument(dtype_ == dtype, "dtype", "a tensor of {} was read as {}", name_of(dtype_),
+                   name_of(dtype));
 }
 
 void Tensor::copy_from(const void* values, std::size_t num_values) const {

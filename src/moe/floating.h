@@ -31,6 +31,11 @@ decltype(auto) visit_floating(DType dtype, const char* argument, Visitor&& visit
       return visitor(float{});
     case DType::kFloat64:
       return visitor(double{});
+    case DType::kFloat16:
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
     case DType::kInt32:
     case DType::kInt64:
       break;

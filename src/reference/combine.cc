@@ -168,15 +168,21 @@ std::vector<CombineOutput> combine(std::span<const RankInput> inputs, const Disp
   switch (expert_outputs[0].x.dtype()) {
     case DType::kBFloat16:
       return combine_as<BFloat16>(inputs, dispatch_options, expert_outputs, options);
+    case DType::kFloat16:
+      return combine_as<Float16>(inputs, dispatch_options, expert_outputs, options);
     case DType::kFloat32:
       return combine_as<float>(inputs, dispatch_options, expert_outputs, options);
     case DType::kFloat64:
       return combine_as<double>(inputs, dispatch_options, expert_outputs, options);
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
     case DType::kInt32:
     case DType::kInt64:
       break;
   }
-  throw InvalidArgument("x", "the reference combines rows of bf16, fp32 or fp64");
+  throw InvalidArgument("x", "rows of this type have no sum");
 }
 
 }  // namespace flexep::reference

@@ -18,6 +18,12 @@ double value_at(const Tensor& tensor, std::size_t i) {
       return tensor.data<std::int32_t>()[i];
     case DType::kInt64:
       return static_cast<double>(tensor.data<std::int64_t>()[i]);
+    case DType::kFloat16:
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
+      break;
   }
   return 0;
 }

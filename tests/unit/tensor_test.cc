@@ -67,5 +67,27 @@ TEST(TensorTest, OwnerLivesUntilTheLastCopyIsGone) {
   EXPECT_FALSE(alive.expired());
 }
 
+TEST(TensorTest, StridedTensorsKnowThatTheyAreNotContiguous) {
+  const Tensor dense = two_by_three();
+  EXPECT_TRUE(dense.is_contiguous());
+  const Tensor transposed = Tensor::from_memory(dense.data(), {3, 2}, {1, 3}, DType::kFloat32);
+  EXPECT_FALSE(transposed.is_contiguous());
+  EXPECT_THROW(transposed.values<float>(), InvalidArgument);
+  EXPECT_THROW(transposed.reshape({6}), InvalidArgument);
+  const std::array<float, 6> expected{0, 3, 1, 4, 2, 5};
+  const Tensor copy = transposed.contiguous();
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), copy.data<float>()));
+  EXPECT_EQ(dense.contiguous().data(), dense.data());
+}
+
+TEST(TensorTest, RowsAndRepeatedElementsOfStridedTensorsAreTakenAsTheyLie) {
+  const Tensor dense = two_by_three();
+  const Tensor second_column = Tensor::from_memory(dense.data<float>() + 1, {2, 1}, {3, 1}, DType::kFloat32);
+  EXPECT_EQ(second_column.rows(1, 2).data<float>()[0], 4);
+  EXPECT_TRUE(second_column.rows(1, 2).is_contiguous());
+  const Tensor repeated = Tensor::from_memory(dense.data(), {2, 3}, {0, 1}, DType::kFloat32);
+  EXPECT_EQ(repeated.clone().data<float>()[4], 1);
+}
+
 }  // namespace
 }  // namespace flexep

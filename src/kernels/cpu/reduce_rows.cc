@@ -174,6 +174,11 @@ void reduce_rows(const ReduceRows& job, StoreMode mode) {
       return HWY_DYNAMIC_DISPATCH(reduce_float32)(job, mode);
     case DType::kFloat64:
       return HWY_DYNAMIC_DISPATCH(reduce_float64)(job, mode);
+    case DType::kFloat16:
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
     case DType::kInt32:
     case DType::kInt64:
       break;

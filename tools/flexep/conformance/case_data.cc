@@ -73,14 +73,28 @@ Tensor random_tensor(const Shape& shape, DType dtype, const Random& random, Valu
     case DType::kBFloat16:
       fill_bits<std::uint16_t>(tensor, random, kind, 8, 7);
       break;
+    case DType::kFloat16:
+      fill_bits<std::uint16_t>(tensor, random, kind, 5, 10);
+      break;
     case DType::kFloat32:
       fill_bits<std::uint32_t>(tensor, random, kind, 8, 23);
       break;
     case DType::kFloat64:
       fill_bits<std::uint64_t>(tensor, random, kind, 11, 52);
       break;
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+      fill_bits<std::uint8_t>(tensor, random, kind, 4, 3);
+      break;
+    case DType::kInt16:
+      fill_bits<std::uint16_t>(tensor, random, kind, 8, 7);
+      break;
     case DType::kInt32:
+      fill_bits<std::uint32_t>(tensor, random, kind, 8, 23);
+      break;
     case DType::kInt64:
+      fill_bits<std::uint64_t>(tensor, random, kind, 11, 52);
       break;
   }
   return tensor;
