@@ -43,6 +43,23 @@ TEST_P(ConformanceTest, SameBitsAsTheReference) {
   });
 }
 
+TEST_P(ConformanceTest, SameBitsWithRowsThatNoCacheHolds) {
+  const auto [num_ranks, dtype, do_expand] = GetParam();
+  if (num_ranks != 2) GTEST_SKIP() << "two ranks are enough";
+  CaseSpec spec = draw(1);
+  spec.num_tokens = {150, 170};
+  spec.num_topk = 4;
+  spec.num_experts = 8;
+  spec.num_max_tokens_per_rank = 0;
+  spec.routing = RoutingKind::kUniform;
+  spec.hidden = 16384 / static_cast<int>(size_of(dtype));
+  spec.expert_hidden = 32768 / static_cast<int>(size_of(spec.expert_dtype));
+  in_process(num_ranks, [&](Communicator& comm) {
+    const auto finding = CaseRunner(comm).run(spec, ExpectedResults(spec));
+    EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n" << spec.to_string();
+  });
+}
+
 std::string name_of_parameters(const testing::TestParamInfo<Parameters>& info) {
   const auto [num_ranks, dtype, do_expand] = info.param;
   return fmt::format("{}Ranks_{}_{}", num_ranks, name_of(dtype), do_expand ? "expanded" : "compact");

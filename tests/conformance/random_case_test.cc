@@ -53,7 +53,7 @@ TEST(RandomCaseTest, EveryKindOfCaseIsDrawn) {
   std::set<RoutingKind> routings;
   std::set<ValueKind> values;
   std::set<int> alignments;
-  int num_expanded = 0, num_single = 0, num_zeroed = 0, num_weighted = 0, num_idle_ranks = 0;
+  int num_expanded = 0, num_single = 0, num_zeroed = 0, num_weighted = 0, num_idle_ranks = 0, num_async = 0;
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     const CaseSpec spec = draw_case(seed, 4);
     dtypes.insert(spec.dtype);
@@ -63,6 +63,7 @@ TEST(RandomCaseTest, EveryKindOfCaseIsDrawn) {
     num_expanded += spec.do_expand;
     num_single += !spec.allow_multiple_reduction;
     num_zeroed += spec.do_zero_padding;
+    num_async += spec.is_async;
     num_weighted += spec.weights_dtype.has_value();
     for (const int num_tokens : spec.num_tokens) num_idle_ranks += num_tokens == 0;
   }
@@ -70,7 +71,7 @@ TEST(RandomCaseTest, EveryKindOfCaseIsDrawn) {
   EXPECT_EQ(routings.size(), 6u);
   EXPECT_EQ(values.size(), 3u);
   EXPECT_EQ(alignments, (std::set<int>{1, 3, 16, 128}));
-  for (const int count : {num_expanded, num_single, num_zeroed, num_weighted, num_idle_ranks})
+  for (const int count : {num_expanded, num_single, num_zeroed, num_weighted, num_idle_ranks, num_async})
     EXPECT_GT(count, 30);
 }
 

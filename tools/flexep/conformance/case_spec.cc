@@ -66,6 +66,13 @@ void draw_routing(Random& random, CaseSpec& spec) {
   if (random.one_in(20)) spec.routing = RoutingKind::kNothingRouted;
 }
 
+/// So much that kernels store around the caches.
+void make_large(Random& random, CaseSpec& spec) {
+  for (int& num_tokens : spec.num_tokens) num_tokens = random.in_range(200, 400);
+  spec.hidden = 8192 / static_cast<int>(size_of(spec.dtype));
+  spec.expert_hidden = 16384 / static_cast<int>(size_of(spec.expert_dtype));
+}
+
 }  // namespace
 
 int CaseSpec::agreed_num_max_tokens() const {
@@ -84,12 +91,12 @@ std::string CaseSpec::to_string() const {
   return fmt::format(
       "tokens {}, top-{} of {} experts ({}), {} layout, alignment {}{}{}, rows {} x {}, back {} x {}, "
       "weights {}, "
-      "values {}, N {}, num_sms {}",
+      "values {}, N {}, num_sms {}{}",
       fmt::join(num_tokens, "/"), num_topk, num_experts, name_of(routing), do_expand ? "expanded" : "compact",
       expert_alignment, do_zero_padding ? ", zeroed gaps" : "",
       allow_multiple_reduction ? "" : ", single reduction", hidden, flexep::name_of(dtype), expert_hidden,
       flexep::name_of(expert_dtype), weights_dtype ? flexep::name_of(*weights_dtype) : "none",
-      name_of(values), num_max_tokens_per_rank, num_sms);
+      name_of(values), num_max_tokens_per_rank, num_sms, is_async ? ", asynchronous" : "");
 }
 
 CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
@@ -103,8 +110,8 @@ CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
   spec.do_zero_padding = spec.do_expand && random.one_in(2);
   spec.allow_multiple_reduction = random.one_in(2);
   spec.expert_alignment = random.one_of({1, 1, 3, 16, 128});
-  if (random.one_in(3)) spec.num_max_tokens_per_rank = spec.agreed_num_max_tokens() + random.in_range(1, 50);
   spec.num_sms = random.in_range(0, 3);
+  spec.is_async = random.one_in(3);
 
   spec.dtype = draw_dtype(random);
   spec.expert_dtype = random.one_in(4) ? draw_dtype(random) : spec.dtype;
@@ -114,6 +121,9 @@ CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
   if (!random.one_in(3))
     spec.weights_dtype = random.one_of({DType::kFloat32, DType::kFloat32, DType::kFloat64});
   spec.values = random.one_of({ValueKind::kOrdinary, ValueKind::kWide, ValueKind::kSpecial});
+
+  if (random.one_in(500)) make_large(random, spec);
+  if (random.one_in(3)) spec.num_max_tokens_per_rank = spec.agreed_num_max_tokens() + random.in_range(1, 50);
   return spec;
 }
 

@@ -33,6 +33,7 @@ struct CaseSpec {
   bool allow_multiple_reduction = true;
   int num_max_tokens_per_rank = 0;
   int num_sms = 0;
+  bool is_async = false;  ///< operations return before the rows have moved, and their events are waited for
 
   DType dtype = DType::kBFloat16;  ///< of the dispatched rows
   int hidden = 8;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <cstring>
 
 namespace flexep::conformance {
@@ -12,25 +13,40 @@ std::string kind_of(const Tensor& tensor) {
   return tensor ? fmt::format("{} {}", name_of(tensor.dtype()), tensor.shape().to_string()) : "no tensor";
 }
 
+/// "0x3F80 (1)"
+template <typename Bits, typename T, typename Shown = T>
+std::string floating_text(const Tensor& tensor, std::size_t i) {
+  const T value = tensor.values<T>()[i];
+  return fmt::format("0x{:0{}X} ({})", std::bit_cast<Bits>(value), 2 * sizeof(T), static_cast<Shown>(value));
+}
+
+template <typename T>
+std::string integer_text(const Tensor& tensor, std::size_t i) {
+  return fmt::format("{}", static_cast<const T*>(tensor.data())[i]);
+}
+
 std::string element_text(const Tensor& tensor, std::int64_t index) {
   const auto i = static_cast<std::size_t>(index);
   switch (tensor.dtype()) {
-    case DType::kBFloat16: {
-      const BFloat16 value = tensor.values<BFloat16>()[i];
-      return fmt::format("0x{:04X} ({})", value.bits, static_cast<float>(value));
-    }
-    case DType::kFloat32: {
-      const float value = tensor.values<float>()[i];
-      return fmt::format("0x{:08X} ({})", std::bit_cast<std::uint32_t>(value), value);
-    }
-    case DType::kFloat64: {
-      const double value = tensor.values<double>()[i];
-      return fmt::format("0x{:016X} ({})", std::bit_cast<std::uint64_t>(value), value);
-    }
+    case DType::kBFloat16:
+      return floating_text<std::uint16_t, BFloat16, float>(tensor, i);
+    case DType::kFloat16:
+      return floating_text<std::uint16_t, Float16, float>(tensor, i);
+    case DType::kFloat32:
+      return floating_text<std::uint32_t, float>(tensor, i);
+    case DType::kFloat64:
+      return floating_text<std::uint64_t, double>(tensor, i);
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+      return integer_text<std::uint8_t>(tensor, i);
+    case DType::kInt8:
+      return integer_text<std::int8_t>(tensor, i);
+    case DType::kInt16:
+      return integer_text<std::int16_t>(tensor, i);
     case DType::kInt32:
-      return fmt::format("{}", tensor.values<std::int32_t>()[i]);
+      return integer_text<std::int32_t>(tensor, i);
     case DType::kInt64:
-      return fmt::format("{}", tensor.values<std::int64_t>()[i]);
+      return integer_text<std::int64_t>(tensor, i);
   }
   return "?";
 }

@@ -27,6 +27,7 @@ class CaseOnRank {
   void combine_unchanged(const DispatchResult& received);
 
  private:
+  CombineResult combine(const Tensor& x, const DispatchHandle& handle, const Tensor& topk_weights);
   void check_handle(const DispatchHandle& handle);
   void check_metadata(const Tensor& metadata);
   void check_combined(std::string_view operation, const reference::CombineOutput& expected,
@@ -67,7 +68,9 @@ DispatchResult CaseOnRank::dispatch() {
                                                .expert_alignment = spec_.expert_alignment,
                                                .num_sms = spec_.num_sms,
                                                .do_expand = spec_.do_expand,
-                                               .do_zero_padding = spec_.do_zero_padding});
+                                               .do_zero_padding = spec_.do_zero_padding,
+                                               .async_with_compute_stream = spec_.is_async});
+  if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
   findings_.compare("dispatch, input x", input.x, x);
   findings_.compare("dispatch, recv.x", expected.x, got.x, compared);
@@ -131,8 +134,11 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.cached_inputs[rank_];
   const auto& expected = expected_.cached_received[rank_];
-  const DispatchResult got =
-      buffer_.dispatch({.x = input.x, .topk_weights = input.topk_weights, .handle = handle});
+  const DispatchResult got = buffer_.dispatch({.x = input.x,
+                                               .topk_weights = input.topk_weights,
+                                               .handle = handle,
+                                               .async_with_compute_stream = spec_.is_async});
+  if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
   findings_.compare("cached dispatch, recv.x", expected.x, got.x, compared);
   findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
@@ -140,12 +146,19 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
   check_handle(got.handle);
 }
 
+CombineResult CaseOnRank::combine(const Tensor& x, const DispatchHandle& handle, const Tensor& topk_weights) {
+  CombineResult result = buffer_.combine(
+      {.x = x, .handle = handle, .topk_weights = topk_weights, .async_with_compute_stream = spec_.is_async});
+  if (spec_.is_async) result.event.wait();
+  return result;
+}
+
 Tensor CaseOnRank::combine_from_arena(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.expert_outputs[rank_];
   const Tensor x = buffer_.empty(input.x.shape(), input.x.dtype());
   if (x.num_bytes() > 0) std::memcpy(x.data(), input.x.data(), x.num_bytes());
-  const CombineResult got = buffer_.combine({.x = x, .handle = handle, .topk_weights = input.topk_weights});
+  const CombineResult got = combine(x, handle, input.topk_weights);
   findings_.compare("combine from arena memory, input x", input.x, x);
   fill(x, 0xDD);  // allowed from now on: a rank that still reads it will show it
   check_combined("combine from arena memory", expected_.combined[rank_], got);
@@ -156,15 +169,14 @@ void CaseOnRank::combine_from_ordinary_memory(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.expert_outputs[rank_];
   const Tensor x = input.x.clone(), weights = input.topk_weights.clone();
-  const CombineResult got = buffer_.combine({.x = x, .handle = handle, .topk_weights = weights});
+  const CombineResult got = combine(x, handle, weights);
   fill(x, 0xDD);
   fill(weights, 0xDD);
   check_combined("combine from ordinary memory", expected_.combined[rank_], got);
 }
 
 void CaseOnRank::combine_unchanged(const DispatchResult& received) {
-  const CombineResult got =
-      buffer_.combine({.x = received.x, .handle = received.handle, .topk_weights = received.topk_weights});
+  const CombineResult got = combine(received.x, received.handle, received.topk_weights);
   check_combined("combine of what dispatch delivered", expected_.round_trip[rank_], got);
 }
 
