@@ -38,6 +38,12 @@ std::vector<BFloat16> special_values() {
                                      0x7F80, 0xFF80, 0x7FC0, 0xFFC1, 0x7F81, 0x7FFF});
 }
 template <>
+std::vector<Float16> special_values() {
+  return values_from_bits<Float16>({0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF, 0x0400,
+                                    0x3C00, 0xBC00, 0x3C01, 0x6400, 0x1000, 0x7BFF, 0xFBFF,
+                                    0x7C00, 0xFC00, 0x7E00, 0xFE01, 0x7C01, 0x7FFF});
+}
+template <>
 std::vector<float> special_values() {
   return values_from_bits<float>({0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x00800000,
                                   0x3F800000, 0xBF800000, 0x3F800001, 0x4B800000, 0x7F7FFFFF, 0xFF7FFFFF,
@@ -117,6 +123,25 @@ class RandomJob {
   ReduceRows job_;
 };
 
+/// reduce_rows of one output row, whose groups are given by the number of sources in each.
+template <typename T>
+std::vector<T> reduce(const std::vector<std::vector<T>>& rows, const std::vector<int>& group_sizes) {
+  std::vector<std::int64_t> source_begin = {0};
+  for (const int size : group_sizes) source_begin.push_back(source_begin.back() + size);
+  const std::array group_begin = {std::int64_t{0}, static_cast<std::int64_t>(group_sizes.size())};
+  std::vector<const std::byte*> sources;
+  for (const auto& row : rows) sources.push_back(reinterpret_cast<const std::byte*>(row.data()));
+  std::vector<T> out(rows.front().size());
+  reduce_rows({.dtype = kDTypeOf<T>,
+               .num_columns = out.size(),
+               .group_begin = group_begin,
+               .source_begin = source_begin,
+               .sources = sources,
+               .out = reinterpret_cast<std::byte*>(out.data())},
+              StoreMode::kStreaming);
+  return out;
+}
+
 /// Runs under every instruction set that this machine has.
 class ReduceRowsTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -156,30 +181,23 @@ class ReduceRowsTest : public ::testing::TestWithParam<std::string> {
 TEST_P(ReduceRowsTest, BFloat16HasTheBitsOfTheSpecification) {
   expect_bits_of_the_specification<BFloat16>();
 }
+TEST_P(ReduceRowsTest, Float16HasTheBitsOfTheSpecification) {
+  expect_bits_of_the_specification<Float16>();
+}
+TEST_P(ReduceRowsTest, EveryFloat16IsWidenedAndNarrowedExactly) {
+  std::vector<Float16> all, zeros(65536, Float16::from_bits(0));
+  for (std::uint32_t bits = 0; bits < 65536; ++bits)
+    all.push_back(Float16::from_bits(static_cast<std::uint16_t>(bits)));
+  const auto sums = reduce<Float16>({all, zeros}, {1, 1});
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    ASSERT_EQ(sums[i].bits, Float16(0.0f + static_cast<float>(all[i]) + 0.0f).bits) << "fp16 " << i;
+  }
+}
 TEST_P(ReduceRowsTest, Float32HasTheBitsOfTheSpecification) {
   expect_bits_of_the_specification<float>();
 }
 TEST_P(ReduceRowsTest, Float64HasTheBitsOfTheSpecification) {
   expect_bits_of_the_specification<double>();
-}
-
-/// reduce_rows of one output row, whose groups are given by the number of sources in each.
-template <typename T>
-std::vector<T> reduce(const std::vector<std::vector<T>>& rows, const std::vector<int>& group_sizes) {
-  std::vector<std::int64_t> source_begin = {0};
-  for (const int size : group_sizes) source_begin.push_back(source_begin.back() + size);
-  const std::array group_begin = {std::int64_t{0}, static_cast<std::int64_t>(group_sizes.size())};
-  std::vector<const std::byte*> sources;
-  for (const auto& row : rows) sources.push_back(reinterpret_cast<const std::byte*>(row.data()));
-  std::vector<T> out(rows.front().size());
-  reduce_rows({.dtype = kDTypeOf<T>,
-               .num_columns = out.size(),
-               .group_begin = group_begin,
-               .source_begin = source_begin,
-               .sources = sources,
-               .out = reinterpret_cast<std::byte*>(out.data())},
-              StoreMode::kStreaming);
-  return out;
 }
 
 std::vector<std::uint16_t> reduce_bits(const std::vector<std::uint16_t>& columns,

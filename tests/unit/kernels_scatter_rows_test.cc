@@ -76,6 +76,26 @@ TEST_P(ScatterRowsTest, EveryPlaceHoldsItsRowAndNothingElseIsTouched) {
   }
 }
 
+TEST_P(ScatterRowsTest, RowsMayLieApart) {
+  constexpr std::size_t kRowBytes = 320, kStride = 500;
+  std::vector<std::byte> source(3 * kStride);
+  for (std::size_t i = 0; i < source.size(); ++i) source[i] = static_cast<std::byte>(i * 7);
+  for (const StoreMode mode : {StoreMode::kCached, StoreMode::kStreaming}) {
+    std::vector<std::byte> memory(3 * kRowBytes);
+    const std::vector<std::int64_t> dst_begin = {0, 1, 2, 3};
+    const std::vector<std::byte*> dsts = {&memory[0], &memory[2 * kRowBytes], &memory[kRowBytes]};
+    scatter_rows({.src = source.data(),
+                  .src_stride = kStride,
+                  .row_bytes = kRowBytes,
+                  .dst_begin = dst_begin,
+                  .dsts = dsts},
+                 mode);
+    for (std::size_t row = 0; row < 3; ++row) {
+      EXPECT_TRUE(std::equal(dsts[row], dsts[row] + kRowBytes, &source[row * kStride])) << "row " << row;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, ScatterRowsTest, ::testing::ValuesIn(available_cpu_targets()),
                          [](const auto& target) { return target.param; });
 

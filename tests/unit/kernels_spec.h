@@ -20,6 +20,11 @@ struct Accumulator<BFloat16> {
   using type = float;
 };
 
+template <>
+struct Accumulator<Float16> {
+  using type = float;
+};
+
 template <typename T>
 T element_at(const std::byte* row, std::size_t column) {
   T value;
@@ -27,10 +32,13 @@ T element_at(const std::byte* row, std::size_t column) {
   return value;
 }
 
-/// A sum as the element type has it. BFloat16's constructor makes a NaN canonical; the wider types are left
-/// to us.
+/// A sum as the element type has it. The constructors of BFloat16 and Float16 make a NaN canonical; the wider
+/// types are left to us.
 inline BFloat16 rounded(float sum, BFloat16) {
   return BFloat16(sum);
+}
+inline Float16 rounded(float sum, Float16) {
+  return Float16(sum);
 }
 template <typename T>
 T rounded(T sum, T) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/reduce_rows.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -147,6 +149,9 @@ void reduce_all(const ReduceRows& job, StoreMode mode) {
 void reduce_bfloat16(const ReduceRows& job, StoreMode mode) {
   reduce_all<BFloat16Sum>(job, mode);
 }
+void reduce_float16(const ReduceRows& job, StoreMode mode) {
+  reduce_all<Float16Sum>(job, mode);
+}
 void reduce_float32(const ReduceRows& job, StoreMode mode) {
   reduce_all<FloatSum<float>>(job, mode);
 }
@@ -161,6 +166,7 @@ HWY_AFTER_NAMESPACE();
 namespace flexep::cpu {
 namespace {
 HWY_EXPORT(reduce_bfloat16);
+HWY_EXPORT(reduce_float16);
 HWY_EXPORT(reduce_float32);
 HWY_EXPORT(reduce_float64);
 }  // namespace
@@ -170,11 +176,12 @@ void reduce_rows(const ReduceRows& job, StoreMode mode) {
   switch (job.dtype) {
     case DType::kBFloat16:
       return HWY_DYNAMIC_DISPATCH(reduce_bfloat16)(job, mode);
+    case DType::kFloat16:
+      return HWY_DYNAMIC_DISPATCH(reduce_float16)(job, mode);
     case DType::kFloat32:
       return HWY_DYNAMIC_DISPATCH(reduce_float32)(job, mode);
     case DType::kFloat64:
       return HWY_DYNAMIC_DISPATCH(reduce_float64)(job, mode);
-    case DType::kFloat16:
     case DType::kFloat8E4M3:
     case DType::kUInt8:
     case DType::kInt8:
@@ -183,7 +190,7 @@ void reduce_rows(const ReduceRows& job, StoreMode mode) {
     case DType::kInt64:
       break;
   }
-  throw InvalidArgument("dtype", "sums are of floating-point rows, not int32 or int64");
+  throw InvalidArgument("dtype", fmt::format("rows of {} cannot be summed", name_of(job.dtype)));
 }
 
 }  // namespace flexep::cpu

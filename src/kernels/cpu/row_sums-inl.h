@@ -106,6 +106,67 @@ struct BFloat16Sum {
   }
 };
 
+/// A vector of sums of fp16, two to a 32-bit lane, the halves apart as for bf16. Widening and narrowing are
+/// those of Float16, in vectors: conversion instructions flush subnormals on some machines.
+struct Float16Sum {
+  using D = hn::ScalableTag<std::uint32_t>;
+  using V = hn::Vec<D>;
+  using Floats = hn::ScalableTag<float>;
+
+  hn::Vec<Floats> low;
+  hn::Vec<Floats> high;
+
+  HWY_INLINE Float16Sum() : low(hn::Zero(Floats())), high(hn::Zero(Floats())) {}
+  HWY_INLINE void add(V x) {
+    low = hn::Add(low, widened(hn::And(x, hn::Set(D(), 0xFFFFu))));
+    high = hn::Add(high, widened(hn::ShiftRight<16>(x)));
+  }
+  HWY_INLINE void add_rounded(const Float16Sum& x) { add(x.rounded()); }
+  HWY_INLINE V rounded() const { return hn::Or(hn::ShiftLeft<16>(nearest(high)), nearest(low)); }
+
+ private:
+  /// The fp16 in the lower half of each lane, as fp32. Exact.
+  static HWY_INLINE hn::Vec<Floats> widened(V half) {
+    const D d;
+    const V magnitude = hn::And(half, hn::Set(d, 0x7FFFu));
+    const V sign = hn::ShiftLeft<16>(hn::Sub(half, magnitude));
+    const V shifted = hn::ShiftLeft<13>(magnitude);
+    const V exponent = hn::And(shifted, hn::Set(d, 0x1Fu << 23));
+    const V normal = hn::Add(shifted, hn::Set(d, 112u << 23));
+    const V special = hn::Add(shifted, hn::Set(d, 224u << 23));
+    const auto as_integer = hn::ConvertTo(Floats(), hn::BitCast(hn::ScalableTag<std::int32_t>(), magnitude));
+    const V subnormal = hn::BitCast(d, hn::Mul(as_integer, hn::Set(Floats(), 0x1p-24f)));
+    V bits = hn::IfThenElse(hn::Eq(exponent, hn::Set(d, 0x1Fu << 23)), special, normal);
+    bits = hn::IfThenElse(hn::Eq(exponent, hn::Zero(d)), subnormal, bits);
+    return hn::BitCast(Floats(), hn::Or(bits, sign));
+  }
+
+  /// The fp16 nearest to `v`, ties to even, in the lower half of each lane.
+  static HWY_INLINE V nearest(hn::Vec<Floats> v) {
+    const D d;
+    const V bits = hn::BitCast(d, v);
+    const V magnitude = hn::And(bits, hn::Set(d, 0x7FFFFFFFu));
+    const V sign = hn::ShiftRight<16>(hn::Sub(bits, magnitude));
+    const V rebased = hn::Sub(magnitude, hn::Set(d, 112u << 23));
+    const V is_odd = hn::And(hn::ShiftRight<13>(rebased), hn::Set(d, 1u));
+    const V normal = hn::ShiftRight<13>(hn::Add(hn::Add(rebased, hn::Set(d, 0xFFFu)), is_odd));
+    // The last place of numbers from 1/2 to 1 is 2^-24, that of the subnormals: the addition rounds to it.
+    const auto half = hn::Set(Floats(), 0.5f);
+    const V subnormal =
+        hn::Sub(hn::BitCast(d, hn::Add(hn::BitCast(Floats(), magnitude), half)), hn::BitCast(d, half));
+    // Magnitudes are below 2^31, so that they compare as signed numbers, which every instruction set can do.
+    const hn::ScalableTag<std::int32_t> di;
+    const auto signed_magnitude = hn::BitCast(di, magnitude);
+    const auto is_below = [&](std::int32_t bound) {
+      return hn::RebindMask(d, hn::Lt(signed_magnitude, hn::Set(di, bound)));
+    };
+    V result = hn::IfThenElse(is_below(0x38800000), subnormal, normal);
+    result = hn::IfThenElse(is_below(0x47800000), result, hn::Set(d, 0x7C00u));
+    result = hn::Or(result, sign);
+    return hn::IfThenElse(is_below(0x7F800001), result, hn::Set(d, 0x7E00u));
+  }
+};
+
 /// A block of sums.
 template <class Sum>
 struct BlockSum {
