@@ -6,6 +6,7 @@
 #include <exception>
 #include <numeric>
 
+#include "bench/memory_floor.h"
 #include "common/thread_pool.h"
 #include "kernels/cpu/reduce_rows.h"
 #include "kernels/cpu/scatter_rows.h"
@@ -65,7 +66,7 @@ class AlltoallvBaseline::Impl {
                          .row_bytes = row_bytes_,
                          .dst_begin = offsets_of(place_begin_, begin, end),
                          .dsts = places_},
-                        mode());
+                        best_store_mode(packed_row_.size() * row_bytes_));
     });
     MPI_Alltoall(sent_rows_.counts.data(), 1, MPI_INT, received_rows_.counts.data(), 1, MPI_INT,
                  MPI_COMM_WORLD);
@@ -83,7 +84,7 @@ class AlltoallvBaseline::Impl {
            .source_begin = term_begin_,
            .sources = places_,
            .out = static_cast<std::byte*>(combined_.data()) + static_cast<std::size_t>(begin) * row_bytes_},
-          mode());
+          best_store_mode(packed_row_.size() * row_bytes_));
     });
   }
 
@@ -95,11 +96,6 @@ class AlltoallvBaseline::Impl {
                                                   std::int64_t begin, std::int64_t end) {
     return std::span(offsets).subspan(static_cast<std::size_t>(begin),
                                       static_cast<std::size_t>(end - begin + 1));
-  }
-
-  /// Streaming only when the rows do not fit into a cache, as flexep does it.
-  cpu::StoreMode mode() const {
-    return packed_bytes_ < (4u << 20) ? cpu::StoreMode::kCached : cpu::StoreMode::kStreaming;
   }
 
   /// Which rows go to which rank, and the place of each among those that go there.
@@ -123,7 +119,6 @@ class AlltoallvBaseline::Impl {
     }
     term_begin_.resize(packed_row_.size() + 1);
     std::iota(term_begin_.begin(), term_begin_.end(), 0);
-    packed_bytes_ = packed_row_.size() * row_bytes_;
   }
 
   void find_places() {
@@ -147,7 +142,6 @@ class AlltoallvBaseline::Impl {
   std::vector<std::size_t> packed_row_;       ///< by token, then destination
   std::vector<std::byte*> places_;            ///< the same, as addresses
   std::vector<std::int64_t> term_begin_;      ///< 0, 1, 2, ...: every term of a sum is a row alone
-  std::size_t packed_bytes_ = 0;
   Tensor packed_;
   Tensor received_;
   Tensor combined_;

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <initializer_list>
+#include <filesystem>
 
 #include "bench/alltoallv_baseline.h"
 #include "bench/row_pattern.h"
@@ -55,6 +55,13 @@ void validate_ops(const BenchOptions& options) {
   }
 }
 
+/// Before minutes of measuring, not after.
+void validate_json_file(const BenchOptions& options) {
+  if (options.json_file.empty()) return;
+  const auto folder = std::filesystem::absolute(options.json_file).parent_path();
+  require(std::filesystem::is_directory(folder), "--json", options.json_file, "there is no such folder");
+}
+
 }  // namespace
 
 bool BenchOptions::has_op(std::string_view op) const {
@@ -94,6 +101,7 @@ void validate(const BenchOptions& options) {
   require_range("--num-sms", options.num_sms, 0, 1024);
   require_range("--warmup", options.num_warmups, 0, 1 << 20);
   require_range("--iters", options.num_iters, 1, 1 << 20);
+  validate_json_file(options);
 }
 
 }  // namespace flexep::tool

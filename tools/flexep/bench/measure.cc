@@ -12,8 +12,14 @@
 namespace flexep::tool {
 namespace {
 
-/// This rank's times of one thing.
-using Samples = std::vector<double>;
+/// When this rank ran something, in nanoseconds of a clock that the ranks of one machine share.
+struct Span {
+  std::int64_t begin_ns = 0;
+  std::int64_t end_ns = 0;
+};
+
+/// This rank's runs of one thing, by iteration.
+using Samples = std::vector<Span>;
 
 struct OperationSamples {
   Samples operation;
@@ -21,12 +27,18 @@ struct OperationSamples {
   Samples baseline;
 };
 
+std::int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
 template <typename Body>
-double time_us(Communicator& comm, Body body) {
+Span timed(Communicator& comm, Body body) {
   comm.barrier();
-  const auto start = std::chrono::steady_clock::now();
+  const std::int64_t begin = now_ns();
   body();
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  return {begin, now_ns()};
 }
 
 bool all_ranks(Communicator& comm, bool mine) {
@@ -59,27 +71,35 @@ BufferCounters counters_of_one_run(BenchRank& rank, BenchOperation& operation) {
 }
 
 void run_iteration(BenchRank& rank, BenchOperation& operation, OperationSamples& samples) {
-  samples.operation.push_back(time_us(rank.comm, [&] { operation.run(); }));
+  samples.operation.push_back(timed(rank.comm, [&] { operation.run(); }));
   operation.discard();
   if (operation.is_baseline()) return;
-  samples.floor.push_back(time_us(rank.comm, [&] { operation.run_floor(); }));
+  samples.floor.push_back(timed(rank.comm, [&] { operation.run_floor(); }));
   if (rank.baseline) {
-    samples.baseline.push_back(time_us(rank.comm, [&] { operation.run_baseline(); }));
+    samples.baseline.push_back(timed(rank.comm, [&] { operation.run_baseline(); }));
   }
 }
 
-/// For each iteration the slowest rank's time; then the middle one, the one that 99 of 100 keep to, and the
-/// least.
-std::optional<Times> summarise(Communicator& comm, const Samples& mine, int num_warmups) {
-  if (mine.empty()) return std::nullopt;
-  Samples slowest(mine.size());
+/// For each iteration the time from the first rank's begin to the slowest one's end: where ranks share cores,
+/// a rank that gets no core is late, not fast.
+std::vector<double> slowest_us(Communicator& comm, const Samples& mine) {
+  Samples all = mine;
   for (const auto& bytes : comm.all_gather_bytes(std::as_bytes(std::span(mine)))) {
-    for (std::size_t i = 0; i < slowest.size(); ++i) {
-      double time = 0;
-      std::memcpy(&time, bytes.data() + i * sizeof(double), sizeof(double));
-      slowest[i] = std::max(slowest[i], time);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      Span span;
+      std::memcpy(&span, bytes.data() + i * sizeof(Span), sizeof(Span));
+      all[i] = {std::min(all[i].begin_ns, span.begin_ns), std::max(all[i].end_ns, span.end_ns)};
     }
   }
+  std::vector<double> times;
+  for (const Span& span : all) times.push_back(static_cast<double>(span.end_ns - span.begin_ns) / 1000);
+  return times;
+}
+
+/// The middle time, the one that 99 of 100 keep to, and the least.
+std::optional<Times> summarise(Communicator& comm, const Samples& mine, int num_warmups) {
+  if (mine.empty()) return std::nullopt;
+  std::vector<double> slowest = slowest_us(comm, mine);
   slowest.erase(slowest.begin(), slowest.begin() + num_warmups);
   std::sort(slowest.begin(), slowest.end());
   const auto n = static_cast<double>(slowest.size());

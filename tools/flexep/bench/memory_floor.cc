@@ -11,6 +11,7 @@ namespace flexep::tool {
 namespace {
 
 constexpr std::int64_t kTokensPerPiece = 32;
+constexpr std::size_t kBytesThatACacheHolds = 4 << 20;
 
 /// Memory that peers can map, its pages present.
 Segment make_region(Transport& transport, std::size_t num_bytes) {
@@ -27,6 +28,10 @@ std::span<const std::int64_t> offsets_of(const std::vector<std::int64_t>& offset
 }
 
 }  // namespace
+
+cpu::StoreMode best_store_mode(std::size_t num_bytes) {
+  return num_bytes < kBytesThatACacheHolds ? cpu::StoreMode::kCached : cpu::StoreMode::kStreaming;
+}
 
 MemoryFloor::MemoryFloor(Transport& transport, const Workload& workload, const BenchOptions& options,
                          int num_threads)
@@ -67,7 +72,7 @@ void MemoryFloor::dispatch(const std::byte* x) {
                        .row_bytes = row_bytes_,
                        .dst_begin = offsets_of(place_begin_, begin, end),
                        .dsts = places_},
-                      cpu::StoreMode::kStreaming);
+                      best_store_mode(places_.size() * row_bytes_));
   });
 }
 
@@ -80,7 +85,7 @@ void MemoryFloor::combine() {
                       .source_begin = term_begin_,
                       .sources = places_,
                       .out = sums_.memory.get() + static_cast<std::size_t>(begin) * row_bytes_},
-                     cpu::StoreMode::kStreaming);
+                     best_store_mode(sums_.num_bytes));
   });
 }
 

@@ -8,9 +8,13 @@
 #include "bench/workload.h"
 #include "common/thread_pool.h"
 #include "flexep/types.h"
+#include "kernels/cpu/store_mode.h"
 #include "transport/transport.h"
 
 namespace flexep::tool {
+
+/// How a plain loop stores `num_bytes` at its best: around the caches, but for data that a cache holds.
+cpu::StoreMode best_store_mode(std::size_t num_bytes);
 
 /// What the machine needs for the bytes of a dispatch or combine alone: loops over pointers that are known
 /// beforehand, on memory of the same kind as an arena, to and from the same places, with as many threads. No
@@ -22,9 +26,9 @@ class MemoryFloor {
   /// Collective.
   MemoryFloor(Transport& transport, const Workload& workload, const BenchOptions& options, int num_threads);
 
-  /// Reads every row of `x` once and stores it at its places, around the caches.
+  /// Reads every row of `x` once and stores it at its places.
   void dispatch(const std::byte* x);
-  /// Reads every row of a token where dispatch puts it, sums in fp32, writes the sum once, around the caches.
+  /// Reads every row of a token where dispatch puts it, sums in fp32 and writes the sum once.
   void combine();
 
  private:

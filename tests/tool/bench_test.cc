@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `flexep bench` as a user sees it, on shapes too small to mean anything.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "support/command.h"
+
+namespace flexep {
+namespace {
+
+using flexep::testing::CommandResult;
+using flexep::testing::run_command;
+using nlohmann::json;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Arguments = std::vector<std::string>;
+
+CommandResult bench(const Arguments& options) {
+  Arguments arguments = {FLEXEP_COMMAND, "bench"};
+  arguments.insert(arguments.end(), options.begin(), options.end());
+  return run_command(arguments);
+}
+
+CommandResult small_bench(Arguments options) {
+  options.insert(options.begin(), {"--tokens", "33", "--hidden", "64", "--warmup", "1", "--iters", "3"});
+  return bench(options);
+}
+
+class BenchTest : public ::testing::Test {
+ protected:
+  ~BenchTest() override { std::filesystem::remove(file_); }
+
+  /// What the benchmark wrote, after it ended well.
+  json results_of(Arguments options) {
+    options.insert(options.end(), {"--json", file_});
+    const CommandResult result = small_bench(options);
+    EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
+    std::ifstream file(file_);
+    return json::parse(file);
+  }
+
+  const std::string file_ = ::testing::TempDir() + "flexep_bench_" + std::to_string(getpid()) + ".json";
+};
+
+TEST_F(BenchTest, WritesWhatItMeasured) {
+  const json run = results_of(
+      {"--ranks", "3", "--experts", "12", "--topk", "4", "--dtype", "fp32", "--routing", "zipf:1"});
+  EXPECT_EQ(run["schema_version"], 1);
+  EXPECT_THAT(run["command"].get<std::string>(), ::testing::StartsWith("flexep bench --tokens 33"));
+  for (const char* key : {"machine", "commit", "dirty", "date"}) EXPECT_TRUE(run.contains(key)) << key;
+  ASSERT_EQ(run["results"].size(), 4u);
+  const json& result = run["results"][0];
+  const json expected = {{"op", "dispatch"},    {"device", "cpu"},     {"transport", "shm"},
+                         {"num_ranks", 3},      {"num_tokens", 33},    {"hidden", 64},
+                         {"num_topk", 4},       {"num_experts", 12},   {"dtype", "fp32"},
+                         {"layout", "compact"}, {"routing", "zipf:1"}, {"input", "arena"},
+                         {"iters", 3},          {"seed", 1},           {"baseline_us", nullptr},
+                         {"staging_bytes", 0},  {"verified", true}};
+  for (const auto& [key, value] : expected.items()) EXPECT_EQ(result[key], value) << key;
+  EXPECT_LE(result["min_us"], result["median_us"]);
+  EXPECT_LE(result["median_us"], result["p99_us"]);
+  EXPECT_DOUBLE_EQ(result["fraction_of_floor"],
+                   result["floor_us"].get<double>() / result["median_us"].get<double>());
+  EXPECT_EQ(result["bytes_read"], 3 * 33 * 64 * 4);
+  EXPECT_GT(result["bytes_written"], result["link_bytes"]);
+}
+
+TEST_F(BenchTest, EveryLayoutInputAndTransportIsVerified) {
+  for (const char* transport : {"shm", "in_process"}) {
+    for (const char* layout : {"compact", "expanded"}) {
+      for (const char* input : {"arena", "ordinary"}) {
+        const json run = results_of({"--transport", transport, "--layout", layout, "--input", input});
+        for (const json& result : run["results"]) EXPECT_EQ(result["verified"], true) << result.dump();
+      }
+    }
+  }
+}
+
+TEST_F(BenchTest, OrdinaryInputOfCombineIsStaged) {
+  const json run = results_of({"--ops", "combine", "--input", "ordinary"});
+  EXPECT_GT(run["results"][0]["staging_bytes"], 0);
+}
+
+TEST_F(BenchTest, RunsAsTheRanksOfAJobThatIsAlreadyThere) {
+  const auto result =
+      run_command({FLEXEP_COMMAND, "launch", "-n", "2", "--", FLEXEP_COMMAND, "bench", "--tokens", "5",
+                   "--hidden", "32", "--iters", "2", "--ops", "dispatch", "--json", file_});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(std::filesystem::exists(file_));
+}
+
+TEST_F(BenchTest, TheBaselineRunsBesideTheOperationsOrIsNotAvailable) {
+  if (FLEXEP_BENCH_HAS_MPI == 0) {
+    const auto result = small_bench({"--ops", "baseline_alltoallv"});
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_THAT(result.err, HasSubstr("without MPI"));
+    return;
+  }
+  const json run = results_of({"--ops", "round_trip,baseline_alltoallv"});
+  EXPECT_GT(run["results"][0]["baseline_us"], 0);
+  EXPECT_EQ(run["results"][1]["op"], "baseline_alltoallv");
+  EXPECT_TRUE(run["results"][1]["floor_us"].is_null());
+  EXPECT_EQ(run["results"][1]["verified"], true);
+}
+
+struct WrongUse {
+  Arguments options;
+  int exit_code;
+  std::vector<std::string> named;
+};
+
+class BenchUsageTest : public ::testing::TestWithParam<WrongUse> {};
+
+TEST_P(BenchUsageTest, IsRefusedInOneLineThatNamesIt) {
+  const auto result = bench(GetParam().options);
+  EXPECT_EQ(result.exit_code, GetParam().exit_code);
+  EXPECT_THAT(result.out, IsEmpty());
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  for (const auto& part : GetParam().named) EXPECT_THAT(result.err, HasSubstr(part));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Wrong, BenchUsageTest,
+    ::testing::Values(WrongUse{{"--device", "cuda"}, 3, {"--device cuda"}},
+                      WrongUse{{"--device", "abacus"}, 2, {"--device abacus", "cpu"}},
+                      WrongUse{{"--transport", "pigeon"}, 2, {"--transport pigeon", "shm"}},
+                      WrongUse{{"--ranks", "0"}, 2, {"--ranks 0"}},
+                      WrongUse{{"--ranks", "3"}, 2, {"--experts 64", "--ranks 3"}},
+                      WrongUse{{"--tokens", "-1"}, 2, {"--tokens -1"}},
+                      WrongUse{{"--hidden", "12"}, 2, {"--hidden 12", "16 bytes"}},
+                      WrongUse{{"--topk", "65"}, 2, {"--topk 65"}},
+                      WrongUse{{"--dtype", "fp7"}, 2, {"--dtype fp7", "bf16"}},
+                      WrongUse{{"--layout", "loose"}, 2, {"--layout loose", "expanded"}},
+                      WrongUse{{"--ops", "dispatch,juggle"}, 2, {"--ops juggle"}},
+                      WrongUse{{"--input", "punched"}, 2, {"--input punched", "arena"}},
+                      WrongUse{{"--routing", "zipf:x"}, 2, {"--routing zipf:x"}},
+                      WrongUse{{"--iters", "0"}, 2, {"--iters 0"}},
+                      WrongUse{{"--json", "/no/such/folder/x.json"}, 2, {"--json /no/such/folder/x.json"}},
+                      WrongUse{{"--frobnicate"}, 2, {"--frobnicate"}}),
+    [](const auto& tested) { return std::to_string(tested.index); });
+
+}  // namespace
+}  // namespace flexep
