@@ -32,6 +32,7 @@ RoutingCounts count_routing(const TopkIds& topk_idx, const RoutingShape& shape, 
   // The last token that named each expert, and that went to each rank: finds repetitions without comparing
   // columns.
   std::vector<std::int32_t> last_token_of_expert(pairs_per_expert.size(), -1);
+  const auto owner_of_expert = shape.owners_of_experts();
   std::vector<std::int32_t> last_token_of_rank(tokens_per_rank.size(), -1);
   for (int token = 0; token < topk_idx.num_tokens; ++token) {
     const auto ids = topk_idx.of(token);
@@ -43,10 +44,10 @@ RoutingCounts count_routing(const TopkIds& topk_idx, const RoutingShape& shape, 
       if (last_token_of_expert[expert] == token) throw_bad_id(topk_idx, shape, rank, token, column);
       last_token_of_expert[expert] = token;
       ++pairs_per_expert[expert];
-      const auto owner = static_cast<std::size_t>(shape.owner_of(id));
-      if (last_token_of_rank[owner] == token) continue;
+      // Without a branch: where a token goes is random.
+      const auto owner = static_cast<std::size_t>(owner_of_expert[expert]);
+      tokens_per_rank[owner] += last_token_of_rank[owner] != token;
       last_token_of_rank[owner] = token;
-      ++tokens_per_rank[owner];
     }
   }
   return counts;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace flexep {
 
@@ -16,6 +17,12 @@ struct RoutingShape {
 
   int num_local_experts() const { return num_experts / num_ranks; }
   int owner_of(std::int64_t expert) const { return static_cast<int>(expert) / num_local_experts(); }
+  /// [E], owner_of as a table, for loops over pairs: a division for each would be half their time.
+  std::vector<std::int32_t> owners_of_experts() const {
+    std::vector<std::int32_t> owners;
+    for (int expert = 0; expert < num_experts; ++expert) owners.push_back(owner_of(expert));
+    return owners;
+  }
 };
 
 /// One rank's top-k experts: [num_tokens, num_topk], -1 = not routed.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "routing/send_plan.h"
 
+#include <numeric>
+
 #include "common/math.h"
 
 namespace flexep {
@@ -31,6 +33,36 @@ Cursors first_rows(AllCounts counts, const RoutingShape& shape, int rank) {
   return cursors;
 }
 
+/// What a source knows of one destination while it goes through its tokens.
+struct Destination {
+  std::int32_t next_slot = 0;   ///< of the next token that goes there
+  std::int64_t last_pair = -1;  ///< the last pair that went there
+};
+
+/// The totals, which this rank's counts hold already.
+void count_rows(std::span<const std::int32_t> counts, const RoutingShape& shape, SendPlan& plan) {
+  const auto num_ranks = static_cast<std::size_t>(shape.num_ranks);
+  plan.num_tokens_per_rank.assign(counts.begin(), counts.begin() + shape.num_ranks);
+  plan.num_rows_per_rank = plan.num_tokens_per_rank;
+  if (!shape.do_expand) return;
+  const auto pairs_per_expert = counts.subspan(num_ranks);
+  const auto num_local_experts = static_cast<std::size_t>(shape.num_local_experts());
+  for (std::size_t r = 0; r < num_ranks; ++r) {
+    const auto local = pairs_per_expert.subspan(r * num_local_experts, num_local_experts);
+    plan.num_rows_per_rank[r] = std::accumulate(local.begin(), local.end(), 0);
+  }
+}
+
+/// A token's pairs have been placed: the last one with each owner stands for it.
+void mark_last_of_owner(std::int64_t begin, std::int64_t end, const std::vector<Destination>& destinations,
+                        SendPlan& plan) {
+  for (auto pair = begin; pair < end; ++pair) {
+    const auto i = static_cast<std::size_t>(pair);
+    if (!plan.is_routed(i)) continue;
+    plan.is_last_of_owner[i] = destinations[static_cast<std::size_t>(plan.owner[i])].last_pair == pair;
+  }
+}
+
 }  // namespace
 
 SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape& shape, int rank) {
@@ -41,33 +73,33 @@ SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape
   plan.row.resize(num_pairs);
   plan.is_last_of_owner.assign(num_pairs, 0);
 
-  plan.num_tokens_per_rank.assign(static_cast<std::size_t>(shape.num_ranks), 0);
-  plan.num_rows_per_rank.assign(static_cast<std::size_t>(shape.num_ranks), 0);
+  count_rows(counts[static_cast<std::size_t>(rank)], shape, plan);
 
   Cursors cursors = first_rows(counts, shape, rank);
-  // Per rank: the last pair that went there. A later column of the same token takes its place as the token's
-  // last.
-  std::vector<std::int64_t> last_pair(static_cast<std::size_t>(shape.num_ranks), -1);
+  const auto owner_of_expert = shape.owners_of_experts();
+  std::vector<Destination> destinations;
+  for (const std::int32_t slot : cursors.token_slot) destinations.push_back({.next_slot = slot});
+
+  // No branch depends on where a token goes: that is random, and a misprediction costs more than all the
+  // rest.
   for (int token = 0; token < plan.num_tokens; ++token) {
-    const auto first_pair = static_cast<std::int64_t>(plan.pair(token, 0));
-    for (int column = 0; column < plan.num_topk; ++column) {
-      const std::size_t pair = plan.pair(token, column);
-      const std::int64_t expert = topk_idx.ids[pair];
+    const auto begin = static_cast<std::int64_t>(plan.pair(token, 0));
+    const auto end = begin + plan.num_topk;
+    for (auto pair = begin; pair < end; ++pair) {
+      const auto i = static_cast<std::size_t>(pair);
+      const std::int64_t expert = topk_idx.ids[i];
       if (expert < 0) continue;
-      const int owner = shape.owner_of(expert);
-      auto& last = last_pair[static_cast<std::size_t>(owner)];
-      const bool token_is_known = last >= first_pair;
-      if (!token_is_known) ++plan.num_tokens_per_rank[static_cast<std::size_t>(owner)];
-      if (!token_is_known || shape.do_expand) ++plan.num_rows_per_rank[static_cast<std::size_t>(owner)];
-      plan.token_slot[pair] = token_is_known ? plan.token_slot[static_cast<std::size_t>(last)]
-                                             : cursors.token_slot[static_cast<std::size_t>(owner)]++;
-      if (token_is_known) plan.is_last_of_owner[static_cast<std::size_t>(last)] = 0;
-      plan.is_last_of_owner[pair] = 1;
-      plan.owner[pair] = owner;
-      const std::int32_t expert_row = cursors.expert_row[static_cast<std::size_t>(expert)]++;
-      plan.row[pair] = shape.do_expand ? expert_row : plan.token_slot[pair];
-      last = static_cast<std::int64_t>(pair);
+      const std::int32_t owner = owner_of_expert[static_cast<std::size_t>(expert)];
+      Destination& destination = destinations[static_cast<std::size_t>(owner)];
+      const bool is_first_of_owner = destination.last_pair < begin;
+      destination.next_slot += is_first_of_owner;
+      destination.last_pair = pair;
+      plan.owner[i] = owner;
+      plan.token_slot[i] = destination.next_slot - 1;
+      plan.row[i] =
+          shape.do_expand ? cursors.expert_row[static_cast<std::size_t>(expert)]++ : plan.token_slot[i];
     }
+    mark_last_of_owner(begin, end, destinations, plan);
   }
   return plan;
 }
