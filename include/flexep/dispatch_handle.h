@@ -42,7 +42,7 @@ class DispatchHandle {
   /// Rows of recv.x: M in the compact layout, num_expanded_tokens() in the expanded one.
   int num_rows() const;
 
-  /// A copy of the ids that were dispatched: int64 [T, K].
+  /// The ids that were dispatched: [T, K], in their own dtype.
   const Tensor& topk_idx() const;
   /// [El], c_i.
   std::span<const std::int32_t> num_recv_tokens_per_expert() const;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -28,11 +29,14 @@ struct ElasticBufferConfig {
 };
 
 struct DispatchArgs {
-  /// [T, H], bf16, fp32 or fp64; a row is a multiple of 16 bytes. T may differ between ranks and may be 0.
-  /// Not modified.
+  /// [T, H], any dtype; a row is a multiple of 16 bytes, elements of a row are neighbours. T may differ
+  /// between ranks and may be 0. Not modified.
   Tensor x;
-  /// int64 [T, K], each id in [-1, num_experts), distinct within a row except -1 = not routed. Absent in a
-  /// cached dispatch.
+  /// Scaling factors of quantised rows, moved beside them: [T, P], fp32, or int32 holding four UE8M0 each;
+  /// any strides. Optional, but on all ranks or none.
+  Tensor sf;
+  /// int64 or int32 [T, K], each id in [-1, num_experts), distinct within a row except -1 = not routed.
+  /// Absent in a cached dispatch.
   Tensor topk_idx;
   /// [T, K], fp32, or fp64 (an extension, for checks in double precision). Optional, but on all ranks or
   /// none. Moved, never inspected.
@@ -53,6 +57,14 @@ struct DispatchArgs {
   std::optional<bool> do_expand;
   /// Zeroes the alignment gaps of the expanded layout, in every output. Unset = the handle's, else false.
   std::optional<bool> do_zero_padding;
+  /// Layout of recv.sf: strides (1, align(rows, 4)), as tensor-core kernels load it, instead of row-major.
+  /// Unset = the handle's, else false.
+  std::optional<bool> use_tma_aligned_col_major_sf;
+  /// int32 [El], optional: this dispatch's pairs per local expert, before alignment, are added to it.
+  Tensor cumulative_local_expert_recv_stats;
+  /// Whether the handle keeps a copy of topk_idx; otherwise it keeps the tensor itself, which must not change
+  /// while the handle lives.
+  bool do_handle_copy = true;
 
   /// Returns before the rows have moved; the result's event tells when. Until then the inputs stay as they
   /// are, outputs are not read, and the caller keeps memory alive that no tensor owns.
@@ -72,8 +84,10 @@ struct DispatchResult {
   /// source rank, source token), local expert i in rows [start_i, start_i + c_i); gap rows are uninitialised
   /// unless do_zero_padding.
   Tensor x;
-  /// Compact: int64 [M, K], local expert index or -1 where the expert lives elsewhere, column positions kept.
-  /// Expanded: absent.
+  /// If sf was given: [rows, P] beside x, in the strides that were asked for.
+  Tensor sf;
+  /// Compact: [M, K] in the dtype of the ids sent, local expert index or -1 where the expert lives elsewhere,
+  /// column positions kept. Expanded: absent.
   Tensor topk_idx;
   /// If weights were given. Compact: [M, K], 0 where topk_idx is -1. Expanded: [rows], the weight of the
   /// row's pair.
@@ -87,11 +101,14 @@ struct DispatchResult {
 struct CombineArgs {
   /// One row for each row of the dispatch's recv.x: [rows, H'], H' may differ from the dispatch's. Not
   /// modified, and free to be overwritten when combine returns. Memory from dispatch, combine or empty() is
-  /// read in place; other memory is staged once. Gap rows are never read.
+  /// read in place; other memory is staged once. Gap rows are never read. bf16, fp16, fp32 or fp64.
   Tensor x;
   DispatchHandle handle;
   /// Optional: weights to gather back. Compact: [M, K]; expanded: [rows]; fp32 or fp64.
   Tensor topk_weights;
+  /// Up to two rows of H' for each of this rank's T tokens, summed before the token's rows: [T, H'], dtype of
+  /// x. Optional, by rank.
+  std::array<Tensor, 2> bias;
   /// Threads for this operation. 0 = the handle's.
   int num_sms = 0;
 

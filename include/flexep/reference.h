@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -14,8 +15,9 @@ namespace flexep::reference {
 /// What one rank passes to dispatch.
 struct RankInput {
   Tensor x;             ///< [T, H]
-  Tensor topk_idx;      ///< int64 [T, K]
+  Tensor topk_idx;      ///< int64 or int32 [T, K]
   Tensor topk_weights;  ///< [T, K] or absent
+  Tensor sf;            ///< [T, P] or absent
 };
 
 struct DispatchOptions {
@@ -32,6 +34,7 @@ struct RankOutput {
   Tensor x;
   Tensor topk_idx;
   Tensor topk_weights;
+  Tensor sf;  ///< [rows, P], row-major
   std::vector<std::int32_t> num_recv_tokens_per_expert;
   std::vector<std::int32_t> psum_num_recv_tokens_per_expert;
   std::vector<std::int32_t> psum_num_recv_tokens_per_rank;
@@ -48,6 +51,7 @@ struct CombineOptions {
 struct CombineInput {
   Tensor x;             ///< one row per row of RankOutput::x
   Tensor topk_weights;  ///< like RankOutput::topk_weights, or absent
+  std::array<Tensor, 2> bias;  ///< [T, H'] each, summed before the rows of this rank's own tokens, or absent
 };
 
 struct CombineOutput {

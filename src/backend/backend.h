@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -16,7 +17,10 @@ namespace flexep {
 /// The region of one destination rank, as this rank addresses it; parts that the output lacks are null.
 struct PushTarget {
   std::byte* x = nullptr;
-  std::int64_t* topk_idx = nullptr;
+  std::uint32_t* sf = nullptr;
+  std::int64_t sf_row_stride = 0;
+  std::int64_t sf_pack_stride = 0;
+  std::byte* topk_idx = nullptr;
   std::byte* topk_weights = nullptr;
   std::int32_t* metadata = nullptr;
 };
@@ -29,18 +33,25 @@ struct PushJob {
   int num_local_experts = 1;
   int num_max_tokens_per_rank = 0;
   const std::byte* x = nullptr;
+  std::size_t x_stride = 0;  ///< bytes from one row to the next
   std::size_t row_bytes = 0;
+  const std::uint32_t* sf = nullptr;  ///< [T, P], bits, or null
+  std::int64_t sf_row_stride = 0;     ///< in elements
+  std::int64_t sf_pack_stride = 0;
+  int num_sf_packs = 0;
   std::span<const std::int64_t> topk_idx;   ///< [T, K]
+  std::size_t idx_bytes = 8;                ///< of an id in the output
   const std::byte* topk_weights = nullptr;  ///< [T, K] or null
   std::size_t weight_bytes = 0;
   std::span<const PushTarget> targets;  ///< [R]
 };
 
-/// Zeroes the alignment gaps of an expanded output on the rank that owns it.
+/// Zeroes the alignment gaps of one expanded output on the rank that owns it.
 struct ZeroGapsJob {
   const ReceiveLayout* layout = nullptr;
   std::byte* rows = nullptr;
-  std::size_t row_bytes = 0;
+  std::size_t row_bytes = 0;   ///< zeroed of each gap row
+  std::size_t row_stride = 0;  ///< bytes from one row to the next
 };
 
 /// The rows that one owner offers to combine, as this rank addresses them.
@@ -60,9 +71,10 @@ struct PullJob {
   DType dtype = DType::kBFloat16;
   std::size_t num_columns = 0;
   std::size_t weight_bytes = 0;
-  std::span<const PullSource> sources;  ///< [R]
-  std::byte* x = nullptr;               ///< [T, H'], written
-  std::byte* topk_weights = nullptr;    ///< [T, K], written, or null
+  std::span<const PullSource> sources;        ///< [R]
+  std::array<const std::byte*, 2> bias = {};  ///< [T, H'] or null
+  std::byte* x = nullptr;                     ///< [T, H'], written
+  std::byte* topk_weights = nullptr;          ///< [T, K], written, or null
 };
 
 /// Stage L on the owner, for input that has to be staged anyway: each received token's rows become one.

@@ -13,17 +13,30 @@
 namespace flexep {
 namespace {
 
-constexpr std::array<const char*, kNumFields> kFieldNames = {
-    "handle", "num_experts", "num_topk",     "expert_alignment",        "do_expand",
-    "dtype",  "hidden",      "topk_weights", "allow_multiple_reduction"};
+constexpr std::array<const char*, kNumFields> kFieldNames = {"handle",
+                                                             "num_experts",
+                                                             "num_topk",
+                                                             "topk_idx dtype",
+                                                             "expert_alignment",
+                                                             "do_expand",
+                                                             "dtype",
+                                                             "hidden",
+                                                             "topk_weights",
+                                                             "sf",
+                                                             "packs of sf",
+                                                             "use_tma_aligned_col_major_sf",
+                                                             "allow_multiple_reduction"};
 
 std::string describe_value(Field field, std::int64_t value) {
   switch (field) {
     case Field::kDType:
+    case Field::kTopkIdx:
       return std::string(name_of(static_cast<DType>(value)));
     case Field::kTopkWeights:
+    case Field::kScales:
       return value == 0 ? "absent" : std::string(name_of(static_cast<DType>(value - 1)));
     case Field::kDoExpand:
+    case Field::kScalesAreColMajor:
     case Field::kAllowMultipleReduction:
       return value != 0 ? "true" : "false";
     case Field::kHandle:
@@ -31,6 +44,7 @@ std::string describe_value(Field field, std::int64_t value) {
     case Field::kNumTopk:
     case Field::kExpertAlignment:
     case Field::kHidden:
+    case Field::kNumScalePacks:
       return std::to_string(value);
   }
   return {};

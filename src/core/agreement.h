@@ -18,14 +18,18 @@ enum class Field {
   kHandle,
   kNumExperts,
   kNumTopk,
+  kTopkIdx,  ///< dtype
   kExpertAlignment,
   kDoExpand,
   kDType,
   kHidden,
-  kTopkWeights,  ///< 0 = absent, else 1 + dtype
+  kTopkWeights,  ///< optional_field()
+  kScales,       ///< optional_field()
+  kNumScalePacks,
+  kScalesAreColMajor,
   kAllowMultipleReduction,
 };
-inline constexpr std::size_t kNumFields = 9;
+inline constexpr std::size_t kNumFields = 13;
 
 /// The head of what a rank says in an exchange. Travels as it is.
 struct ExchangeHeader {

@@ -140,4 +140,10 @@ Tensor make_tensor(Arena::Block block, const Shape& shape, DType dtype) {
   return Tensor::from_memory(data, shape, dtype, std::move(owner));
 }
 
+Tensor make_tensor(Arena::Block block, const Shape& shape, const Shape& strides, DType dtype) {
+  std::byte* data = block.data();
+  auto owner = std::make_shared<Arena::Block>(std::move(block));
+  return Tensor::from_memory(data, shape, strides, dtype, std::move(owner));
+}
+
 }  // namespace flexep

@@ -84,5 +84,6 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
 /// A tensor in the front of `block`, which it keeps.
 Tensor make_tensor(Arena::Block block, const Shape& shape, DType dtype);
+Tensor make_tensor(Arena::Block block, const Shape& shape, const Shape& strides, DType dtype);
 
 }  // namespace flexep

@@ -14,6 +14,7 @@ CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std:
     : engine_(engine), args_(args), sequence_number_(sequence_number) {
   try {
     request_ = resolve_combine(args_, engine_.context);
+
     make_outputs();
   } catch (const std::exception&) {
     refusal_ = std::current_exception();
@@ -36,6 +37,8 @@ void CombineOperation::run() {
   const ExchangeResult agreed = engine_.agreement.exchange({"combine", sequence_number_}, [&] {
     if (refusal_) std::rethrow_exception(refusal_);
     if (args_.previous_event) args_.previous_event.wait();
+    args_.x = args_.x.contiguous();
+    args_.topk_weights = args_.topk_weights.contiguous();
     rows_ = offer_rows();
     weights_ = offer(static_cast<const std::byte*>(args_.topk_weights.data()),
                      args_.topk_weights ? args_.topk_weights.num_bytes() : 0);
@@ -46,6 +49,7 @@ void CombineOperation::run() {
   // Move, and wait until everybody has read: the caller may overwrite its rows then.
   engine_.agreement.exchange({"combine: rows", sequence_number_}, [&] {
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
+    for (Tensor& bias : args_.bias) bias = bias.contiguous();
     pull(sources);
     return ExchangeMessage{};
   });
@@ -109,7 +113,7 @@ ExchangeMessage CombineOperation::announce() const {
   header[Field::kHandle] = state().id;
   header[Field::kDType] = static_cast<std::int64_t>(request_.dtype);
   header[Field::kHidden] = request_.hidden;
-  header[Field::kTopkWeights] = weights_field(request_.weight_dtype);
+  header[Field::kTopkWeights] = optional_field(request_.weight_dtype);
   header[Field::kAllowMultipleReduction] = engine_.config.allow_multiple_reduction;
   header.x = rows_.address;
   header.x_is_per_token = rows_.is_per_token;
@@ -142,6 +146,8 @@ void CombineOperation::pull(const std::vector<PullSource>& sources) {
                          .num_columns = static_cast<std::size_t>(request_.hidden),
                          .weight_bytes = request_.weight_dtype ? flexep::size_of(*request_.weight_dtype) : 0,
                          .sources = sources,
+                         .bias = {static_cast<const std::byte*>(args_.bias[0].data()),
+                                  static_cast<const std::byte*>(args_.bias[1].data())},
                          .x = static_cast<std::byte*>(result_.x.data()),
                          .topk_weights = static_cast<std::byte*>(result_.topk_weights.data())},
                         request_.num_sms);

@@ -11,10 +11,19 @@
 namespace flexep {
 namespace {
 
-TopkIds ids_of(const Tensor& topk_idx) {
-  return {.ids = topk_idx.values<std::int64_t>(),
-          .num_tokens = static_cast<int>(topk_idx.size(0)),
-          .num_topk = static_cast<int>(topk_idx.size(1))};
+TopkIds view_of(const Tensor& ids) {
+  return {.ids = ids.values<std::int64_t>(),
+          .num_tokens = static_cast<int>(ids.size(0)),
+          .num_topk = static_cast<int>(ids.size(1))};
+}
+
+// The ids as int64, contiguous; the tensor itself where it is that already.
+Tensor as_int64(const Tensor& topk_idx) {
+  if (topk_idx.dtype() == DType::kInt64) return topk_idx.contiguous();
+  const Tensor narrow = topk_idx.contiguous();
+  Tensor wide = Tensor::empty(narrow.shape(), DType::kInt64);
+  std::ranges::copy(narrow.values<std::int32_t>(), wide.data<std::int64_t>());
+  return wide;
 }
 
 std::vector<ReceiveSize> sizes_of(AllCounts counts, const RoutingShape& shape, const ReceiveLayout& mine,
@@ -43,8 +52,12 @@ int agree_on_num_max_tokens(const ExchangeResult& agreed) {
 PushTarget target_in(const OutputFormat& format, const ReceiveSize& size, std::byte* region) {
   const OutputLayout layout(format, size);
   PushTarget target{.x = region};
-  if (layout.topk_idx_bytes > 0)
-    target.topk_idx = reinterpret_cast<std::int64_t*>(region + layout.topk_idx_offset());
+  if (layout.sf_bytes > 0) {
+    target.sf = reinterpret_cast<std::uint32_t*>(region + layout.sf_offset());
+    target.sf_row_stride = layout.sf_row_stride;
+    target.sf_pack_stride = layout.sf_pack_stride;
+  }
+  if (layout.topk_idx_bytes > 0) target.topk_idx = region + layout.topk_idx_offset();
   if (layout.topk_weights_bytes > 0) target.topk_weights = region + layout.topk_weights_offset();
   if (layout.metadata_bytes > 0)
     target.metadata = reinterpret_cast<std::int32_t*>(region + layout.metadata_offset());
@@ -69,7 +82,10 @@ ExchangeResult DispatchOperation::agree() {
   return engine_.agreement.exchange({"dispatch", sequence_number_}, [&] {
     if (args_.previous_event) args_.previous_event.wait();
     request_ = resolve_dispatch(args_, engine_.context);
-    if (!args_.handle) counts = count_routing(ids_of(args_.topk_idx), request_.shape, engine_.rank());
+    if (!args_.handle) {
+      ids_ = as_int64(args_.topk_idx);
+      counts = count_routing(view_of(ids_), request_.shape, engine_.rank());
+    }
     region_ = engine_.arena->reserve_largest();
     return announce(counts ? counts->block() : std::span<const std::int32_t>());
   });
@@ -81,11 +97,15 @@ ExchangeMessage DispatchOperation::announce(std::span<const std::int32_t> counts
   header[Field::kHandle] = args_.handle ? args_.handle.state().id : 0;
   header[Field::kNumExperts] = request_.shape.num_experts;
   header[Field::kNumTopk] = request_.shape.num_topk;
+  header[Field::kTopkIdx] = static_cast<std::int64_t>(request_.idx_dtype);
   header[Field::kExpertAlignment] = request_.shape.expert_alignment;
   header[Field::kDoExpand] = request_.shape.do_expand;
   header[Field::kDType] = static_cast<std::int64_t>(request_.dtype);
   header[Field::kHidden] = request_.hidden;
-  header[Field::kTopkWeights] = weights_field(request_.weight_dtype);
+  header[Field::kTopkWeights] = optional_field(request_.weight_dtype);
+  header[Field::kScales] = optional_field(request_.sf_dtype);
+  header[Field::kNumScalePacks] = request_.format.num_sf_packs;
+  header[Field::kScalesAreColMajor] = request_.format.sf_is_col_major;
   header[Field::kAllowMultipleReduction] = engine_.config.allow_multiple_reduction;
   header.region = region_.address();
   header.region_bytes = region_.num_bytes();
@@ -102,8 +122,11 @@ void DispatchOperation::plan(const ExchangeResult& agreed) {
   state->num_max_tokens_per_rank = agree_on_num_max_tokens(agreed);
   state->num_sms = request_.num_sms;
   state->do_zero_padding = request_.do_zero_padding;
-  state->topk_idx = args_.topk_idx.clone();
-  state->send = plan_send(ids_of(args_.topk_idx), agreed.counts, request_.shape, engine_.rank());
+  state->sf_is_col_major = request_.format.sf_is_col_major;
+  state->topk_idx = args_.do_handle_copy ? args_.topk_idx.clone() : args_.topk_idx;
+  const bool shares_memory = ids_.data() == args_.topk_idx.data();
+  state->ids = shares_memory ? state->topk_idx : ids_;
+  state->send = plan_send(view_of(ids_), agreed.counts, request_.shape, engine_.rank());
   state->receive = plan_receive(agreed.counts, request_.shape, engine_.rank());
   state->receive_sizes = sizes_of(agreed.counts, request_.shape, state->receive, engine_.rank());
   result_.handle = DispatchHandle(fresh_state_);
@@ -147,9 +170,14 @@ void DispatchOperation::make_outputs() {
   const int num_rows = size.num_rows(request_.format.do_expand);
   const int num_topk = request_.format.num_topk;
   result_.x = make_tensor(region_.take_front(layout.x_bytes), {num_rows, request_.hidden}, request_.dtype);
+  if (request_.sf_dtype) {
+    const Shape strides{layout.sf_row_stride, layout.sf_pack_stride};
+    result_.sf = make_tensor(region_.take_front(layout.sf_bytes), {num_rows, request_.format.num_sf_packs},
+                             strides, *request_.sf_dtype);
+  }
   if (!request_.format.do_expand) {
     result_.topk_idx =
-        make_tensor(region_.take_front(layout.topk_idx_bytes), {num_rows, num_topk}, DType::kInt64);
+        make_tensor(region_.take_front(layout.topk_idx_bytes), {num_rows, num_topk}, request_.idx_dtype);
   }
   if (request_.weight_dtype) {
     const Shape shape = request_.format.do_expand ? Shape{num_rows} : Shape{num_rows, num_topk};
@@ -170,6 +198,7 @@ void DispatchOperation::move() {
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     push();
     if (request_.do_zero_padding) zero_gaps();
+    add_stats();
     return ExchangeMessage{};
   });
   engine_.count([](BufferCounters& totals) { ++totals.num_dispatches; });
@@ -178,18 +207,26 @@ void DispatchOperation::move() {
 void DispatchOperation::push() {
   const SendPlan& send = state().send;
   const std::size_t row_bytes = request_.format.row_bytes;
-  engine_.backend->push({.plan = &send,
-                         .do_expand = request_.shape.do_expand,
-                         .rank = engine_.rank(),
-                         .num_local_experts = request_.shape.num_local_experts(),
-                         .num_max_tokens_per_rank = state().num_max_tokens_per_rank,
-                         .x = static_cast<const std::byte*>(args_.x.data()),
-                         .row_bytes = row_bytes,
-                         .topk_idx = state().topk_idx.values<std::int64_t>(),
-                         .topk_weights = static_cast<const std::byte*>(args_.topk_weights.data()),
-                         .weight_bytes = request_.format.weight_bytes,
-                         .targets = targets_},
-                        request_.num_sms);
+  const Tensor weights = args_.topk_weights.contiguous();
+  engine_.backend->push(
+      {.plan = &send,
+       .do_expand = request_.shape.do_expand,
+       .rank = engine_.rank(),
+       .num_local_experts = request_.shape.num_local_experts(),
+       .num_max_tokens_per_rank = state().num_max_tokens_per_rank,
+       .x = static_cast<const std::byte*>(args_.x.data()),
+       .x_stride = static_cast<std::size_t>(args_.x.stride(0)) * flexep::size_of(request_.dtype),
+       .row_bytes = row_bytes,
+       .sf = static_cast<const std::uint32_t*>(args_.sf.data()),
+       .sf_row_stride = args_.sf.stride(0),
+       .sf_pack_stride = args_.sf.stride(1),
+       .num_sf_packs = request_.format.num_sf_packs,
+       .topk_idx = state().ids.values<std::int64_t>(),
+       .idx_bytes = request_.format.idx_bytes,
+       .topk_weights = static_cast<const std::byte*>(weights.data()),
+       .weight_bytes = request_.format.weight_bytes,
+       .targets = targets_},
+      request_.num_sms);
   engine_.count_rows(send.num_rows_per_rank, row_bytes);
   engine_.count([&](BufferCounters& totals) {
     const auto bytes_of_rows = [&](int num_rows) {
@@ -201,13 +238,32 @@ void DispatchOperation::push() {
 }
 
 void DispatchOperation::zero_gaps() const {
-  const auto zero = [&](const Tensor& tensor, std::size_t row_bytes) {
-    if (!tensor) return;
-    engine_.backend->zero_gaps({&state().receive, static_cast<std::byte*>(tensor.data()), row_bytes},
+  const auto zero = [&](void* rows, std::size_t row_bytes, std::size_t row_stride) {
+    engine_.backend->zero_gaps({&state().receive, static_cast<std::byte*>(rows), row_bytes, row_stride},
                                request_.num_sms);
   };
-  zero(result_.x, request_.format.row_bytes);
-  zero(result_.topk_weights, request_.format.weight_bytes);
+  zero(result_.x.data(), request_.format.row_bytes, request_.format.row_bytes);
+  if (result_.topk_weights)
+    zero(result_.topk_weights.data(), request_.format.weight_bytes, request_.format.weight_bytes);
+  if (!result_.sf) return;
+  constexpr std::size_t kBytes = OutputLayout::kSfBytes;
+  const auto num_packs = static_cast<std::size_t>(request_.format.num_sf_packs);
+  const auto row_stride = static_cast<std::size_t>(result_.sf.stride(0)) * kBytes;
+  if (request_.format.sf_is_col_major) {
+    const auto column_bytes = static_cast<std::size_t>(result_.sf.stride(1)) * kBytes;
+    auto* columns = static_cast<std::byte*>(result_.sf.data());
+    for (std::size_t pack = 0; pack < num_packs; ++pack)
+      zero(columns + pack * column_bytes, kBytes, row_stride);
+  } else {
+    zero(result_.sf.data(), num_packs * kBytes, row_stride);
+  }
+}
+
+void DispatchOperation::add_stats() const {
+  if (!args_.cumulative_local_expert_recv_stats) return;
+  const auto totals = args_.cumulative_local_expert_recv_stats.values<std::int32_t>();
+  const auto& counts = state().receive.num_recv_tokens_per_expert;
+  for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += counts[i];
 }
 
 }  // namespace flexep

@@ -32,6 +32,7 @@ class DispatchOperation {
   void make_outputs();
   void push();
   void zero_gaps() const;
+  void add_stats() const;
 
   const DispatchState& state() const { return result_.handle.state(); }
   const ReceiveSize& size_of(int rank) const { return state().receive_sizes[static_cast<std::size_t>(rank)]; }
@@ -40,6 +41,7 @@ class DispatchOperation {
   DispatchArgs args_;
   std::uint64_t sequence_number_;
   DispatchRequest request_;
+  Tensor ids_;                                  ///< int64 [T, K], contiguous; unless the dispatch is cached
   std::shared_ptr<DispatchState> fresh_state_;  ///< what result_.handle holds, unless the dispatch is cached
   Arena::Block region_;              ///< where this rank's output goes, until it is cut into tensors
   std::vector<PushTarget> targets_;  ///< where this rank's rows go

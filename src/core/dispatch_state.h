@@ -21,7 +21,9 @@ struct DispatchState {
   int num_max_tokens_per_rank = 0;
   int num_sms = 0;
   bool do_zero_padding = false;
-  Tensor topk_idx;                         ///< int64 [T, K], a copy
+  bool sf_is_col_major = false;
+  Tensor topk_idx;                         ///< [T, K], as it was passed
+  Tensor ids;                              ///< the same as int64, contiguous
   SendPlan send;                           ///< this rank as a source
   ReceiveLayout receive;                   ///< this rank as a destination
   std::vector<ReceiveSize> receive_sizes;  ///< every rank as a destination

@@ -12,16 +12,13 @@ namespace {
 constexpr std::size_t kRowGranularity = 16;
 constexpr int kMaxExperts = 65536;
 
-bool is_row_dtype(DType dtype) {
-  return dtype == DType::kBFloat16 || dtype == DType::kFloat32 || dtype == DType::kFloat64;
-}
-
 void check_rows(const Tensor& x, int rank) {
   require_argument(x.defined(), "x", "rank {} passed no x", rank);
   require_argument(x.num_dims() == 2, "x", "x on rank {} has shape {}, but must be [num_tokens, hidden]",
                    rank, x.shape().to_string());
-  require_argument(is_row_dtype(x.dtype()), "x", "x on rank {} is {}, but must be bf16, fp32 or fp64", rank,
-                   name_of(x.dtype()));
+  require_argument(x.size(1) <= 1 || x.stride(1) == 1, "x",
+                   "x on rank {} has stride {} inside a row, but a row's elements must be neighbours", rank,
+                   x.stride(1));
   const std::size_t row_bytes = static_cast<std::size_t>(x.size(1)) * size_of(x.dtype());
   require_argument(
       row_bytes > 0 && row_bytes % kRowGranularity == 0, "x",
@@ -43,6 +40,26 @@ std::optional<DType> check_weights(const Tensor& weights, const Shape& expected,
   return weights.dtype();
 }
 
+std::optional<DType> check_scales(const Tensor& sf, int num_tokens, int rank) {
+  if (!sf) return std::nullopt;
+  require_argument(sf.num_dims() == 2 && sf.size(0) == num_tokens && sf.size(1) > 0, "sf",
+                   "sf on rank {} has shape {}, but must be [num_tokens = {}, packs]", rank,
+                   sf.shape().to_string(), num_tokens);
+  require_argument(sf.dtype() == DType::kFloat32 || sf.dtype() == DType::kInt32, "sf",
+                   "sf on rank {} is {}, but must be fp32, or int32 holding four UE8M0", rank,
+                   name_of(sf.dtype()));
+  return sf.dtype();
+}
+
+void check_stats(const Tensor& stats, int num_local_experts, int rank) {
+  if (!stats) return;
+  require_argument(
+      stats.dtype() == DType::kInt32 && stats.shape() == Shape{num_local_experts} && stats.is_contiguous(),
+      "cumulative_local_expert_recv_stats",
+      "cumulative_local_expert_recv_stats on rank {} is {} {}, but must be int32 [{}]", rank,
+      name_of(stats.dtype()), stats.shape().to_string(), num_local_experts);
+}
+
 int resolve_num_sms(int requested, int fallback, int rank) {
   require_argument(requested >= 0, "num_sms", "num_sms on rank {} is {}, but must not be negative", rank,
                    requested);
@@ -61,8 +78,8 @@ RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context
   const int rank = context.rank;
   const Tensor& ids = args.topk_idx;
   require_argument(ids.defined(), "topk_idx", "rank {} passed neither topk_idx nor a handle", rank);
-  require_argument(ids.dtype() == DType::kInt64, "topk_idx", "topk_idx on rank {} is {}, but must be int64",
-                   rank, name_of(ids.dtype()));
+  require_argument(ids.dtype() == DType::kInt64 || ids.dtype() == DType::kInt32, "topk_idx",
+                   "topk_idx on rank {} is {}, but must be int64 or int32", rank, name_of(ids.dtype()));
   require_argument(ids.num_dims() == 2 && ids.size(0) == args.x.size(0) && ids.size(1) > 0, "topk_idx",
                    "topk_idx on rank {} has shape {}, but must be [num_tokens = {}, num_topk]", rank,
                    ids.shape().to_string(), args.x.size(0));
@@ -114,6 +131,8 @@ void check_cached(const DispatchArgs& args, const RankContext& context) {
                  rank);
   check_repeated("do_zero_padding", args.do_zero_padding.has_value(), args.do_zero_padding.value_or(false),
                  handle.state().do_zero_padding, rank);
+  check_repeated("use_tma_aligned_col_major_sf", args.use_tma_aligned_col_major_sf.has_value(),
+                 args.use_tma_aligned_col_major_sf.value_or(false), handle.state().sf_is_col_major, rank);
 }
 
 // This rank's part in the agreement on N, and the check that its tokens fit where the caller fixed it.
@@ -143,6 +162,9 @@ DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& co
   request.dtype = args.x.dtype();
   request.weight_dtype =
       check_weights(args.topk_weights, {request.num_tokens, request.shape.num_topk}, context.rank);
+  request.sf_dtype = check_scales(args.sf, request.num_tokens, context.rank);
+  check_stats(args.cumulative_local_expert_recv_stats, request.shape.num_local_experts(), context.rank);
+  request.idx_dtype = is_cached ? args.handle.topk_idx().dtype() : args.topk_idx.dtype();
   request.num_max_tokens_per_rank =
       is_cached ? args.handle.num_max_tokens_per_rank() : resolve_num_max_tokens(args, context);
   request.num_sms = resolve_num_sms(args.num_sms, is_cached ? args.handle.num_sms() : context.default_num_sms,
@@ -155,7 +177,11 @@ DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& co
   request.format = {.do_expand = request.shape.do_expand,
                     .num_topk = request.shape.num_topk,
                     .row_bytes = static_cast<std::size_t>(request.hidden) * size_of(request.dtype),
+                    .idx_bytes = size_of(request.idx_dtype),
                     .weight_bytes = request.weight_dtype ? size_of(*request.weight_dtype) : 0,
+                    .num_sf_packs = request.sf_dtype ? static_cast<int>(args.sf.size(1)) : 0,
+                    .sf_is_col_major = is_cached ? args.handle.state().sf_is_col_major
+                                                 : args.use_tma_aligned_col_major_sf.value_or(false),
                     .has_metadata = !is_cached};
   return request;
 }
@@ -166,11 +192,21 @@ CombineRequest resolve_combine(const CombineArgs& args, const RankContext& conte
   check_streams(args, context.rank);
   check_handle(args.handle, context);
   check_rows(args.x, context.rank);
+  require_argument(is_summable(args.x.dtype()), "x",
+                   "x on rank {} is {}, but combine sums bf16, fp16, fp32 or fp64", context.rank,
+                   name_of(args.x.dtype()));
   const DispatchHandle& handle = args.handle;
   const bool has_enough =
       handle.do_expand() ? args.x.size(0) >= handle.num_rows() : args.x.size(0) == handle.num_rows();
   require_argument(has_enough, "x", "x on rank {} has {} rows, but its dispatch received {}", context.rank,
                    args.x.size(0), handle.num_rows());
+
+  const Shape out_shape{handle.num_tokens(), args.x.size(1)};
+  for (const Tensor& bias : args.bias) {
+    require_argument(!bias || (bias.shape() == out_shape && bias.dtype() == args.x.dtype()), "bias",
+                     "bias on rank {} is {} {}, but must be {} {}", context.rank, name_of(bias.dtype()),
+                     bias.shape().to_string(), name_of(args.x.dtype()), out_shape.to_string());
+  }
 
   CombineRequest request;
   request.hidden = static_cast<int>(args.x.size(1));

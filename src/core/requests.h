@@ -26,6 +26,8 @@ struct DispatchRequest {
   int hidden = 0;
   DType dtype = DType::kBFloat16;
   std::optional<DType> weight_dtype;
+  std::optional<DType> sf_dtype;
+  DType idx_dtype = DType::kInt64;
   int num_max_tokens_per_rank = 0;  ///< this rank's part in the agreement
   int num_sms = 1;
   bool do_zero_padding = false;
@@ -34,8 +36,8 @@ struct DispatchRequest {
 /// @throws InvalidArgument that names the argument, its value and this rank.
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context);
 
-/// The weights' part of a fingerprint: 0 = absent, else 1 + dtype.
-inline std::int64_t weights_field(std::optional<DType> dtype) {
+/// The part that an optional tensor has in a fingerprint: 0 = absent, else 1 + dtype.
+inline std::int64_t optional_field(std::optional<DType> dtype) {
   return dtype ? 1 + static_cast<std::int64_t>(*dtype) : 0;
 }
 

@@ -54,9 +54,10 @@ class RowCombiner {
         allow_multiple_reduction_(allow_multiple_reduction),
         num_columns_(static_cast<std::size_t>(inputs[0].x.size(1))) {}
 
-  std::vector<T> combine(const std::vector<Visit>& visits) const {
-    if (!do_expand_) return combine_compact(visits);
-    return allow_multiple_reduction_ ? combine_by_owner(visits) : combine_by_column(visits);
+  /// The sum of the bias rows and the token's rows, in this order.
+  std::vector<T> combine(const std::vector<Row<T>>& bias, const std::vector<Visit>& visits) const {
+    if (!do_expand_) return combine_compact(bias, visits);
+    return allow_multiple_reduction_ ? combine_by_owner(bias, visits) : combine_by_column(bias, visits);
   }
 
  private:
@@ -66,15 +67,14 @@ class RowCombiner {
   }
 
   /// Compact: each rank supplies one row.
-  std::vector<T> combine_compact(const std::vector<Visit>& visits) const {
-    std::vector<Row<T>> rows;
+  std::vector<T> combine_compact(std::vector<Row<T>> rows, const std::vector<Visit>& visits) const {
     for (const Visit& visit : visits) rows.push_back(row(visit.rank, visit.compact_row));
     return sum_rows(rows, num_columns_);
   }
 
   /// Expanded with multiple reduction: each owner sums and rounds its columns in ascending order (stage L),
   /// and the sums of the owners are summed and rounded again (stage F).
-  std::vector<T> combine_by_owner(const std::vector<Visit>& visits) const {
+  std::vector<T> combine_by_owner(std::vector<Row<T>> rows_to_sum, const std::vector<Visit>& visits) const {
     std::vector<std::vector<T>> partial_sums;
     for (const Visit& visit : visits) {
       std::vector<Row<T>> rows;
@@ -83,14 +83,14 @@ class RowCombiner {
       }
       partial_sums.push_back(sum_rows(rows, num_columns_));
     }
-    return sum_rows(std::vector<Row<T>>(partial_sums.begin(), partial_sums.end()), num_columns_);
+    rows_to_sum.insert(rows_to_sum.end(), partial_sums.begin(), partial_sums.end());
+    return sum_rows(rows_to_sum, num_columns_);
   }
 
   /// Expanded without multiple reduction: all columns in ascending order, wherever their experts live,
   /// rounded once.
-  std::vector<T> combine_by_column(const std::vector<Visit>& visits) const {
+  std::vector<T> combine_by_column(std::vector<Row<T>> rows, const std::vector<Visit>& visits) const {
     const std::size_t num_topk = visits.empty() ? 0 : visits[0].arrival->expanded_row.size();
-    std::vector<Row<T>> rows;
     for (std::size_t k = 0; k < num_topk; ++k) {
       for (const Visit& visit : visits) {
         if (visit.arrival->expanded_row[k] >= 0)
@@ -107,11 +107,21 @@ class RowCombiner {
 };
 
 template <typename T>
+std::vector<Row<T>> bias_rows(const std::array<Tensor, 2>& bias, std::size_t token, std::size_t num_columns) {
+  std::vector<Row<T>> rows;
+  for (const Tensor& tensor : bias) {
+    if (tensor) rows.push_back({tensor.data<T>() + token * num_columns, num_columns});
+  }
+  return rows;
+}
+
+template <typename T>
 Tensor combine_rows(const std::vector<std::vector<Visit>>& visits, const RowCombiner<T>& combiner,
-                    std::int64_t hidden) {
+                    const std::array<Tensor, 2>& bias, std::int64_t hidden) {
   std::vector<T> all;
-  for (const auto& token : visits) {
-    const std::vector<T> row = combiner.combine(token);
+  for (std::size_t token = 0; token < visits.size(); ++token) {
+    const auto row =
+        combiner.combine(bias_rows<T>(bias, token, static_cast<std::size_t>(hidden)), visits[token]);
     all.insert(all.end(), row.begin(), row.end());
   }
   return Tensor::from_values(std::span<const T>(all), {static_cast<std::int64_t>(visits.size()), hidden});
@@ -150,7 +160,8 @@ std::vector<CombineOutput> combine_as(std::span<const RankInput> inputs,
   for (int rank = 0; rank < static_cast<int>(inputs.size()); ++rank) {
     const Tensor& topk_idx = inputs[static_cast<std::size_t>(rank)].topk_idx;
     const auto visits = visits_of(rank, topk_idx.size(0), routing);
-    CombineOutput output{.x = combine_rows(visits, combiner, expert_outputs[0].x.size(1))};
+    const auto& bias = expert_outputs[static_cast<std::size_t>(rank)].bias;
+    CombineOutput output{.x = combine_rows(visits, combiner, bias, expert_outputs[0].x.size(1))};
     if (expert_outputs[0].topk_weights) {
       output.topk_weights =
           gather_weights(visits, topk_idx.size(1), expert_outputs, dispatch_options.do_expand);

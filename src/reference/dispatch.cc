@@ -39,11 +39,20 @@ Tensor filled(const Shape& shape, DType dtype, int byte) {
   return tensor;
 }
 
+void store_id(const Tensor& topk_idx, std::int64_t index, int id) {
+  if (topk_idx.dtype() == DType::kInt32) {
+    topk_idx.data<std::int32_t>()[index] = id;
+  } else {
+    topk_idx.data<std::int64_t>()[index] = id;
+  }
+}
+
 void receive_compact(RankOutput& output, std::span<const RankInput> inputs, const Arrivals& arrivals) {
   const auto num_rows = static_cast<std::int64_t>(arrivals.tokens.size());
   const std::int64_t num_topk = inputs[0].topk_idx.size(1);
   output.x = Tensor::empty({num_rows, inputs[0].x.size(1)}, inputs[0].x.dtype());
-  output.topk_idx = Tensor::empty({num_rows, num_topk}, DType::kInt64);
+  output.topk_idx = Tensor::empty({num_rows, num_topk}, inputs[0].topk_idx.dtype());
+  if (inputs[0].sf) output.sf = Tensor::empty({num_rows, inputs[0].sf.size(1)}, inputs[0].sf.dtype());
   if (inputs[0].topk_weights)
     output.topk_weights = Tensor::zeros({num_rows, num_topk}, inputs[0].topk_weights.dtype());
 
@@ -51,9 +60,10 @@ void receive_compact(RankOutput& output, std::span<const RankInput> inputs, cons
     const Arrival& token = arrivals.tokens[static_cast<std::size_t>(row)];
     const RankInput& source = inputs[static_cast<std::size_t>(token.src_rank)];
     copy_row(output.x, row, source.x, token.src_token);
+    if (output.sf) copy_row(output.sf, row, source.sf, token.src_token);
     for (std::int64_t k = 0; k < num_topk; ++k) {
       const int expert = token.local_expert[static_cast<std::size_t>(k)];
-      output.topk_idx.data<std::int64_t>()[row * num_topk + k] = expert;
+      store_id(output.topk_idx, row * num_topk + k, expert);
       if (expert < 0 || !output.topk_weights) continue;
       copy_weight(output.topk_weights, row * num_topk + k, source.topk_weights,
                   token.src_token * num_topk + k);
@@ -65,6 +75,9 @@ void receive_expanded(RankOutput& output, std::span<const RankInput> inputs, con
                       int gap_byte) {
   const std::int64_t num_topk = inputs[0].topk_idx.size(1);
   output.x = filled({arrivals.num_expanded_rows, inputs[0].x.size(1)}, inputs[0].x.dtype(), gap_byte);
+  if (inputs[0].sf) {
+    output.sf = filled({arrivals.num_expanded_rows, inputs[0].sf.size(1)}, inputs[0].sf.dtype(), gap_byte);
+  }
   if (inputs[0].topk_weights) {
     output.topk_weights = filled({arrivals.num_expanded_rows}, inputs[0].topk_weights.dtype(), gap_byte);
   }
@@ -75,6 +88,7 @@ void receive_expanded(RankOutput& output, std::span<const RankInput> inputs, con
       const int row = token.expanded_row[static_cast<std::size_t>(k)];
       if (row < 0) continue;
       copy_row(output.x, row, source.x, token.src_token);
+      if (output.sf) copy_row(output.sf, row, source.sf, token.src_token);
       if (output.topk_weights) {
         copy_weight(output.topk_weights, row, source.topk_weights, token.src_token * num_topk + k);
       }

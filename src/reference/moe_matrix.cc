@@ -68,14 +68,15 @@ Parameters gather_parameters(const MoeConfig& config, std::span<const MoeParamet
   Parameters whole{
       .router_weight = to_matrix(shares.front().router_weight),
       .experts = std::vector<Expert>(static_cast<std::size_t>(config.num_moe_experts), no_expert)};
-  for (int rank = 0; rank < config.num_ranks(); ++rank) {
-    const auto& share = shares[static_cast<std::size_t>(rank)].experts;
-    const int tp_idx = rank % config.expert_tensor_parallel_size;
-    const int ep_idx = rank / config.expert_tensor_parallel_size;
-    for (int local = 0; local < config.num_local_experts(); ++local)
-      place_slice(matrix_of_expert(share.fc1, local), matrix_of_expert(share.fc2, local),
-                  static_cast<std::size_t>(tp_idx * config.local_ffn_hidden_size()), ffn,
-                  whole.experts[static_cast<std::size_t>(ep_idx * config.num_local_experts() + local)]);
+  const auto tp = static_cast<std::size_t>(config.expert_tensor_parallel_size);
+  const auto num_local_experts = static_cast<std::size_t>(config.num_local_experts());
+  for (std::size_t rank = 0; rank < shares.size(); ++rank) {
+    const std::size_t tp_idx = rank % tp, ep_idx = rank / tp;
+    const auto& share = shares[rank].experts;
+    for (std::size_t local = 0; local < num_local_experts; ++local)
+      place_slice(matrix_of_expert(share.fc1, static_cast<std::int64_t>(local)),
+                  matrix_of_expert(share.fc2, static_cast<std::int64_t>(local)), tp_idx * ffn / tp, ffn,
+                  whole.experts[ep_idx * num_local_experts + local]);
   }
   return whole;
 }

@@ -7,13 +7,18 @@
 namespace flexep::reference {
 namespace {
 
+std::int64_t id_at(const Tensor& topk_idx, std::int64_t index) {
+  return topk_idx.dtype() == DType::kInt32 ? topk_idx.data<std::int32_t>()[index]
+                                           : topk_idx.data<std::int64_t>()[index];
+}
+
 /// The token as `rank` sees it, or nothing when none of its experts lives there.
 std::optional<Arrival> arrival_of(const Tensor& topk_idx, int src_rank, int src_token, int rank,
                                   int num_local_experts) {
   Arrival arrival{.src_rank = src_rank, .src_token = src_token};
   const std::int64_t num_topk = topk_idx.size(1);
   for (std::int64_t k = 0; k < num_topk; ++k) {
-    const std::int64_t expert = topk_idx.data<std::int64_t>()[src_token * num_topk + k];
+    const std::int64_t expert = id_at(topk_idx, src_token * num_topk + k);
     const bool lives_here = expert >= 0 && expert / num_local_experts == rank;
     arrival.local_expert.push_back(lives_here ? static_cast<int>(expert % num_local_experts) : -1);
   }

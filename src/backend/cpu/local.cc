@@ -21,9 +21,10 @@ void CpuBackend::zero_gaps(const ZeroGapsJob& job, int width) {
       const std::int32_t num_rows = layout.num_recv_tokens_per_expert[expert];
       const std::int32_t num_gap_rows = layout.num_aligned_recv_tokens_per_expert[expert] - num_rows;
       const auto first_gap_row = static_cast<std::size_t>(layout.expert_start_rows[expert] + num_rows);
-      if (num_gap_rows == 0) continue;
-      std::memset(job.rows + first_gap_row * job.row_bytes, 0,
-                  static_cast<std::size_t>(num_gap_rows) * job.row_bytes);
+
+      for (auto row = first_gap_row; row < first_gap_row + static_cast<std::size_t>(num_gap_rows); ++row) {
+        std::memset(job.rows + row * job.row_stride, 0, job.row_bytes);
+      }
     }
   });
 }

@@ -55,9 +55,15 @@ void add_owner_rows(const PullJob& job, std::size_t first_pair, std::size_t last
   sums.end_group();
 }
 
-// The order of docs/numerics.md: groups by their last column, or every column by itself without stage L.
+// The order of docs/numerics.md: bias first, then groups by their last column, or every column by itself
+// without stage L.
 void add_token(const PullJob& job, int token, std::size_t row_bytes, RowSums& sums) {
   const SendPlan& plan = *job.plan;
+  for (const std::byte* bias : job.bias) {
+    if (bias == nullptr) continue;
+    sums.add_source(row_at(bias, token, row_bytes));
+    sums.end_group();
+  }
   const std::size_t first_pair = plan.pair(token, 0);
   const bool by_column = job.do_expand && !job.allow_multiple_reduction;
   for (std::size_t pair = first_pair; pair < plan.pair(token + 1, 0); ++pair) {

@@ -36,11 +36,29 @@ void push_payload(const PushJob& job, int begin, int end) {
   }
   const auto total_rows =
       std::accumulate(plan.num_rows_per_rank.begin(), plan.num_rows_per_rank.end(), std::size_t{0});
-  scatter_rows({.src = job.x + static_cast<std::size_t>(begin) * job.row_bytes,
+  scatter_rows({.src = job.x + static_cast<std::size_t>(begin) * job.x_stride,
+                .src_stride = job.x_stride,
                 .row_bytes = job.row_bytes,
                 .dst_begin = dst_begin,
                 .dsts = dsts},
                choose_store_mode(total_rows * job.row_bytes));
+}
+
+void store_id(std::byte* to, std::size_t idx_bytes, std::int64_t id) {
+  const auto narrow = static_cast<std::int32_t>(id);
+  if (idx_bytes == sizeof(narrow)) {
+    std::memcpy(to, &narrow, sizeof(narrow));
+  } else {
+    std::memcpy(to, &id, sizeof(id));
+  }
+}
+
+void push_scales(const PushJob& job, int token, const PushTarget& target, std::int64_t row) {
+  const std::uint32_t* from = job.sf + token * job.sf_row_stride;
+  std::uint32_t* to = target.sf + row * target.sf_row_stride;
+  for (std::int64_t pack = 0; pack < job.num_sf_packs; ++pack) {
+    to[pack * target.sf_pack_stride] = from[pack * job.sf_pack_stride];
+  }
 }
 
 // The pairs of `token` whose experts `owner` owns, as the receiver sees them: local ids and weights, nothing
@@ -49,11 +67,12 @@ void push_compact_pairs(const PushJob& job, int token, int owner, std::size_t sl
   const SendPlan& plan = *job.plan;
   const PushTarget& target = job.targets[static_cast<std::size_t>(owner)];
   const auto num_topk = static_cast<std::size_t>(plan.num_topk);
-  std::int64_t* ids = target.topk_idx + slot * num_topk;
+  std::byte* ids = target.topk_idx + slot * num_topk * job.idx_bytes;
   for (std::size_t column = 0; column < num_topk; ++column) {
     const std::size_t pair = plan.pair(token, 0) + column;
     const bool is_local = plan.owner[pair] == owner;
-    ids[column] = is_local ? job.topk_idx[pair] - std::int64_t{owner} * job.num_local_experts : -1;
+    store_id(ids + column * job.idx_bytes, job.idx_bytes,
+             is_local ? job.topk_idx[pair] - std::int64_t{owner} * job.num_local_experts : -1);
     if (target.topk_weights == nullptr) continue;
     std::byte* weight = target.topk_weights + (slot * num_topk + column) * job.weight_bytes;
     if (is_local) {
@@ -85,6 +104,7 @@ void push_side_data(const PushJob& job, int begin, int end) {
     for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
       if (!plan.is_routed(pair)) continue;
       const PushTarget& target = target_of(job, pair);
+      if (job.num_sf_packs > 0 && has_row(job, pair)) push_scales(job, token, target, plan.row[pair]);
       if (job.do_expand && target.topk_weights != nullptr) {
         std::memcpy(target.topk_weights + static_cast<std::size_t>(plan.row[pair]) * job.weight_bytes,
                     job.topk_weights + pair * job.weight_bytes, job.weight_bytes);

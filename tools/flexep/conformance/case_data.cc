@@ -18,7 +18,11 @@ enum Stream : std::uint64_t {
   kCachedRows = 4000,
   kCachedWeights = 5000,
   kExpertRows = 6000,
-  kExpertWeights = 7000
+  kExpertWeights = 7000,
+  kScales = 8000,
+  kCachedScales = 9000,
+  kBias = 10000,
+  kSecondBias = 11000
 };
 
 Random stream(const CaseSpec& spec, Stream kind, int rank) {
@@ -29,9 +33,9 @@ Random stream(const CaseSpec& spec, Stream kind, int rank) {
 /// whose fp64, fp32 or bf16 layout has `exponent_bits` and `mantissa_bits`.
 template <typename Bits>
 Bits draw_bits(Random& random, ValueKind kind, int exponent_bits, int mantissa_bits) {
-  const Bits sign = static_cast<Bits>(random.next() & 1u) << (exponent_bits + mantissa_bits);
-  const Bits max_exponent = (Bits{1} << exponent_bits) - 1;
-  const Bits mantissa = static_cast<Bits>(random.next()) & ((Bits{1} << mantissa_bits) - 1);
+  const auto sign = static_cast<Bits>((random.next() & 1u) << (exponent_bits + mantissa_bits));
+  const auto max_exponent = static_cast<Bits>((std::uint64_t{1} << exponent_bits) - 1);
+  const auto mantissa = static_cast<Bits>(random.next() & ((std::uint64_t{1} << mantissa_bits) - 1));
   const auto with_exponent = [&](Bits exponent) {
     return static_cast<Bits>(sign | (exponent << mantissa_bits) | mantissa);
   };
@@ -148,11 +152,21 @@ Tensor make_topk_idx(const CaseSpec& spec, int rank) {
     const auto ids = draw_ids(random, spec, rank);
     all.insert(all.end(), ids.begin(), ids.end());
   }
-  return Tensor::from_values(std::span<const std::int64_t>(all), {num_tokens, spec.num_topk});
+  const Shape shape{num_tokens, spec.num_topk};
+  if (spec.idx_dtype == DType::kInt64) return Tensor::from_values(std::span<const std::int64_t>(all), shape);
+  const std::vector<std::int32_t> narrow(all.begin(), all.end());
+  return Tensor::from_values(std::span<const std::int32_t>(narrow), shape);
 }
 
 Tensor make_rows(const CaseSpec& spec, Stream kind, int rank, const Shape& shape, DType dtype) {
   return random_tensor(shape, dtype, stream(spec, kind, rank), spec.values);
+}
+
+/// No tensor when the case has no scaling factors. They are moved like rows, whatever they mean.
+Tensor make_scales(const CaseSpec& spec, Stream kind, int rank, int num_tokens) {
+  if (spec.num_sf_packs == 0) return {};
+  const Tensor bits = make_rows(spec, kind, rank, {num_tokens, spec.num_sf_packs}, DType::kFloat32);
+  return Tensor::from_memory(bits.data(), bits.shape(), spec.sf_dtype, bits.owner());
 }
 
 /// No tensor when the case has no weights.
@@ -168,7 +182,8 @@ std::vector<reference::RankInput> make_inputs(const CaseSpec& spec) {
     const int num_tokens = spec.num_tokens[static_cast<std::size_t>(rank)];
     inputs.push_back({.x = make_rows(spec, kRows, rank, {num_tokens, spec.hidden}, spec.dtype),
                       .topk_idx = make_topk_idx(spec, rank),
-                      .topk_weights = make_weights(spec, kWeights, rank, {num_tokens, spec.num_topk})});
+                      .topk_weights = make_weights(spec, kWeights, rank, {num_tokens, spec.num_topk}),
+                      .sf = make_scales(spec, kScales, rank, num_tokens)});
   }
   return inputs;
 }
@@ -181,7 +196,8 @@ std::vector<reference::RankInput> make_cached_inputs(const CaseSpec& spec,
     cached.push_back(
         {.x = make_rows(spec, kCachedRows, rank, {num_tokens, spec.expert_hidden}, spec.expert_dtype),
          .topk_idx = inputs[static_cast<std::size_t>(rank)].topk_idx,
-         .topk_weights = make_weights(spec, kCachedWeights, rank, {num_tokens, spec.num_topk})});
+         .topk_weights = make_weights(spec, kCachedWeights, rank, {num_tokens, spec.num_topk}),
+         .sf = make_scales(spec, kCachedScales, rank, num_tokens)});
   }
   return cached;
 }
@@ -195,6 +211,11 @@ std::vector<reference::CombineInput> make_expert_outputs(const CaseSpec& spec,
     outputs.push_back(
         {.x = make_rows(spec, kExpertRows, rank, {num_rows, spec.expert_hidden}, spec.expert_dtype),
          .topk_weights = make_weights(spec, kExpertWeights, rank, weights_shape)});
+    for (int i = 0; i < spec.num_biases; ++i) {
+      const Shape shape{spec.num_tokens[static_cast<std::size_t>(rank)], spec.expert_hidden};
+      outputs.back().bias[static_cast<std::size_t>(i)] =
+          make_rows(spec, i == 0 ? kBias : kSecondBias, rank, shape, spec.expert_dtype);
+    }
   }
   return outputs;
 }

@@ -52,8 +52,25 @@ int draw_num_tokens(Random& random) {
   return random.one_in(10) ? random.in_range(30, 120) : random.in_range(1, 20);
 }
 
-DType draw_dtype(Random& random) {
-  return random.one_of({DType::kBFloat16, DType::kFloat32, DType::kFloat64});
+DType draw_summable_dtype(Random& random) {
+  return random.one_of(
+      {DType::kBFloat16, DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kFloat64});
+}
+
+DType draw_payload_dtype(Random& random) {
+  if (!random.one_in(4)) return draw_summable_dtype(random);
+  return random.one_of(
+      {DType::kFloat8E4M3, DType::kUInt8, DType::kInt8, DType::kInt16, DType::kInt32, DType::kInt64});
+}
+
+void draw_extras(Random& random, CaseSpec& spec) {
+  if (random.one_in(4)) spec.idx_dtype = DType::kInt32;
+  if (random.one_in(3)) spec.num_sf_packs = random.in_range(1, 9);
+  if (random.one_in(2)) spec.sf_dtype = DType::kInt32;
+  spec.sf_is_col_major = random.one_in(2);
+  spec.num_biases = random.one_in(2) ? random.in_range(1, 2) : 0;
+  spec.is_strided = random.one_in(4);
+  spec.do_handle_copy = !random.one_in(4);
 }
 
 void draw_routing(Random& random, CaseSpec& spec) {
@@ -66,11 +83,11 @@ void draw_routing(Random& random, CaseSpec& spec) {
   if (random.one_in(20)) spec.routing = RoutingKind::kNothingRouted;
 }
 
-/// So much that kernels store around the caches.
+/// Some 6 MiB of rows from each rank, so much that kernels store around the caches.
 void make_large(Random& random, CaseSpec& spec) {
-  for (int& num_tokens : spec.num_tokens) num_tokens = random.in_range(200, 400);
+  for (int& num_tokens : spec.num_tokens) num_tokens = random.in_range(700, 900) / spec.num_topk;
   spec.hidden = 8192 / static_cast<int>(size_of(spec.dtype));
-  spec.expert_hidden = 16384 / static_cast<int>(size_of(spec.expert_dtype));
+  spec.expert_hidden = 8192 / static_cast<int>(size_of(spec.expert_dtype));
 }
 
 }  // namespace
@@ -88,7 +105,7 @@ reference::DispatchOptions CaseSpec::dispatch_options() const {
 }
 
 std::string CaseSpec::to_string() const {
-  return fmt::format(
+  std::string text = fmt::format(
       "tokens {}, top-{} of {} experts ({}), {} layout, alignment {}{}{}, rows {} x {}, back {} x {}, "
       "weights {}, "
       "values {}, N {}, num_sms {}{}",
@@ -97,6 +114,10 @@ std::string CaseSpec::to_string() const {
       allow_multiple_reduction ? "" : ", single reduction", hidden, flexep::name_of(dtype), expert_hidden,
       flexep::name_of(expert_dtype), weights_dtype ? flexep::name_of(*weights_dtype) : "none",
       name_of(values), num_max_tokens_per_rank, num_sms, is_async ? ", asynchronous" : "");
+  text += fmt::format(", ids {}, {} packs of sf{}, {} biases{}{}", flexep::name_of(idx_dtype), num_sf_packs,
+                      sf_is_col_major ? " by columns" : "", num_biases, is_strided ? ", strided" : "",
+                      do_handle_copy ? "" : ", ids kept");
+  return text;
 }
 
 CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
@@ -113,13 +134,15 @@ CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
   spec.num_sms = random.in_range(0, 3);
   spec.is_async = random.one_in(3);
 
-  spec.dtype = draw_dtype(random);
-  spec.expert_dtype = random.one_in(4) ? draw_dtype(random) : spec.dtype;
+  spec.dtype = draw_payload_dtype(random);
+  const bool keeps_dtype = is_summable(spec.dtype) && !random.one_in(4);
+  spec.expert_dtype = keeps_dtype ? spec.dtype : draw_summable_dtype(random);
   spec.hidden = draw_hidden(random, spec.dtype);
   const bool keeps_hidden = spec.expert_dtype == spec.dtype && !random.one_in(4);
   spec.expert_hidden = keeps_hidden ? spec.hidden : draw_hidden(random, spec.expert_dtype);
   if (!random.one_in(3))
     spec.weights_dtype = random.one_of({DType::kFloat32, DType::kFloat32, DType::kFloat64});
+  draw_extras(random, spec);
   spec.values = random.one_of({ValueKind::kOrdinary, ValueKind::kWide, ValueKind::kSpecial});
 
   if (random.one_in(500)) make_large(random, spec);

@@ -40,6 +40,13 @@ struct CaseSpec {
   DType expert_dtype = DType::kBFloat16;  ///< of the rows that come back, and of those of a cached dispatch
   int expert_hidden = 8;
   std::optional<DType> weights_dtype;  ///< absent: no weights
+  DType idx_dtype = DType::kInt64;
+  int num_sf_packs = 0;  ///< scaling factors beside each row; 0: none
+  DType sf_dtype = DType::kFloat32;
+  bool sf_is_col_major = false;
+  int num_biases = 0;
+  bool is_strided = false;  ///< inputs lie in memory with holes between rows, scaling factors by columns
+  bool do_handle_copy = true;
 
   RoutingKind routing = RoutingKind::kUniform;
   ValueKind values = ValueKind::kOrdinary;

@@ -18,7 +18,7 @@ struct ExpectedResults {
   std::vector<reference::RankOutput> cached_received;
   std::vector<reference::CombineInput> expert_outputs;
   std::vector<reference::CombineOutput> combined;
-  /// Combine of the rows as dispatch delivered them.
+  /// Combine of the rows as dispatch delivered them; none when their type has no sum.
   std::vector<reference::CombineOutput> round_trip;
 };
 

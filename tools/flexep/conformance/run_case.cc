@@ -27,8 +27,14 @@ class CaseOnRank {
   void combine_unchanged(const DispatchResult& received);
 
  private:
-  CombineResult combine(const Tensor& x, const DispatchHandle& handle, const Tensor& topk_weights);
+  CombineResult combine(const Tensor& x, const DispatchHandle& handle, const Tensor& topk_weights,
+                        const std::array<Tensor, 2>& bias);
+  /// A copy as the case passes it: with holes between the rows, or dense.
+  Tensor as_passed(const Tensor& tensor) const;
+  Tensor scales_as_passed(const Tensor& sf) const;
   void check_handle(const DispatchHandle& handle);
+  void check_scales(std::string_view operation, const reference::RankOutput& expected,
+                    const DispatchResult& got, const std::vector<bool>& compared);
   void check_metadata(const Tensor& metadata);
   void check_combined(std::string_view operation, const reference::CombineOutput& expected,
                       const CombineResult& got);
@@ -45,6 +51,48 @@ void fill(const Tensor& tensor, int byte) {
   if (tensor && tensor.num_bytes() > 0) std::memset(tensor.data(), byte, tensor.num_bytes());
 }
 
+/// A copy whose elements have `strides` and whose holes are filled with garbage.
+Tensor spread(const Tensor& tensor, const Shape& strides, std::int64_t num_elements) {
+  const Tensor memory = Tensor::empty({std::max<std::int64_t>(num_elements, 1)}, tensor.dtype());
+  fill(memory, 0xCC);
+  const Tensor view =
+      Tensor::from_memory(memory.data(), tensor.shape(), strides, tensor.dtype(), memory.owner());
+  const std::size_t element_bytes = size_of(tensor.dtype());
+  for (std::int64_t i = 0; i < tensor.size(0); ++i) {
+    for (std::int64_t j = 0; j < tensor.size(1); ++j) {
+      std::memcpy(static_cast<std::byte*>(view.data()) +
+                      static_cast<std::size_t>(i * strides[0] + j * strides[1]) * element_bytes,
+                  static_cast<const std::byte*>(tensor.data()) +
+                      static_cast<std::size_t>(i * tensor.size(1) + j) * element_bytes,
+                  element_bytes);
+    }
+  }
+  return view;
+}
+
+Tensor CaseOnRank::as_passed(const Tensor& tensor) const {
+  if (!tensor || !spec_.is_strided || tensor.num_dims() != 2) return tensor.clone();
+  const std::int64_t stride = tensor.size(1) + 3;
+  return spread(tensor, {stride, 1}, tensor.size(0) * stride);
+}
+
+Tensor CaseOnRank::scales_as_passed(const Tensor& sf) const {
+  if (!sf || !spec_.is_strided) return sf.clone();
+  const std::int64_t stride = sf.size(0) + 2;
+  return spread(sf, {1, stride}, sf.size(1) * stride);
+}
+
+void CaseOnRank::check_scales(std::string_view operation, const reference::RankOutput& expected,
+                              const DispatchResult& got, const std::vector<bool>& compared) {
+  findings_.compare(fmt::format("{}, recv.sf", operation), expected.sf, got.sf.clone(), compared);
+  if (!got.sf) return;
+  const std::int64_t num_rows = got.sf.size(0);
+  const Shape strides =
+      spec_.sf_is_col_major ? Shape{1, (num_rows + 3) / 4 * 4} : Shape{spec_.num_sf_packs, 1};
+  findings_.compare(fmt::format("{}, strides of recv.sf", operation), strides.to_string(),
+                    Shape{got.sf.stride(0), got.sf.stride(1)}.to_string());
+}
+
 void CaseOnRank::poison_free_memory() {
   // Outputs are about this large: the next one is likely to get memory that was filled here.
   const auto& received = expected_.received[rank_];
@@ -59,20 +107,30 @@ DispatchResult CaseOnRank::dispatch() {
   poison_free_memory();
   const auto& input = expected_.inputs[rank_];
   const auto& expected = expected_.received[rank_];
-  const Tensor x = input.x.clone();
+  const Tensor x = as_passed(input.x);
+  const auto num_local_experts = static_cast<std::int64_t>(expected.num_recv_tokens_per_expert.size());
+  const Tensor stats = Tensor::zeros({num_local_experts}, DType::kInt32);
   const DispatchResult got = buffer_.dispatch({.x = x,
-                                               .topk_idx = input.topk_idx,
-                                               .topk_weights = input.topk_weights,
+                                               .sf = scales_as_passed(input.sf),
+                                               .topk_idx = as_passed(input.topk_idx),
+                                               .topk_weights = as_passed(input.topk_weights),
                                                .num_experts = spec_.num_experts,
                                                .num_max_tokens_per_rank = spec_.num_max_tokens_per_rank,
                                                .expert_alignment = spec_.expert_alignment,
                                                .num_sms = spec_.num_sms,
                                                .do_expand = spec_.do_expand,
                                                .do_zero_padding = spec_.do_zero_padding,
+                                               .use_tma_aligned_col_major_sf = spec_.sf_is_col_major,
+                                               .cumulative_local_expert_recv_stats = stats,
+                                               .do_handle_copy = spec_.do_handle_copy,
                                                .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
-  findings_.compare("dispatch, input x", input.x, x);
+  findings_.compare("dispatch, input x", input.x, x.clone());
+  check_scales("dispatch", expected, got, compared);
+  const auto counted = stats.values<std::int32_t>();
+  findings_.compare("cumulative_local_expert_recv_stats", expected.num_recv_tokens_per_expert,
+                    std::span<const std::int32_t>(counted));
   findings_.compare("dispatch, recv.x", expected.x, got.x, compared);
   findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
   findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
@@ -103,7 +161,7 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
                     handle.num_recv_tokens());
   findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
   findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
-  findings_.compare("handle.topk_idx", input.topk_idx, handle.topk_idx());
+  findings_.compare("handle.topk_idx", input.topk_idx, handle.topk_idx().clone());
   findings_.compare("handle.num_recv_tokens_per_expert", counts, handle.num_recv_tokens_per_expert());
   findings_.compare("handle.num_aligned_recv_tokens_per_expert", aligned,
                     handle.num_aligned_recv_tokens_per_expert());
@@ -134,21 +192,27 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.cached_inputs[rank_];
   const auto& expected = expected_.cached_received[rank_];
-  const DispatchResult got = buffer_.dispatch({.x = input.x,
-                                               .topk_weights = input.topk_weights,
+  const DispatchResult got = buffer_.dispatch({.x = as_passed(input.x),
+                                               .sf = scales_as_passed(input.sf),
+                                               .topk_weights = as_passed(input.topk_weights),
                                                .handle = handle,
                                                .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
   findings_.compare("cached dispatch, recv.x", expected.x, got.x, compared);
+  check_scales("cached dispatch", expected, got, compared);
   findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
   findings_.compare("cached dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
   check_handle(got.handle);
 }
 
-CombineResult CaseOnRank::combine(const Tensor& x, const DispatchHandle& handle, const Tensor& topk_weights) {
-  CombineResult result = buffer_.combine(
-      {.x = x, .handle = handle, .topk_weights = topk_weights, .async_with_compute_stream = spec_.is_async});
+CombineResult CaseOnRank::combine(const Tensor& x, const DispatchHandle& handle, const Tensor& topk_weights,
+                                  const std::array<Tensor, 2>& bias) {
+  CombineResult result = buffer_.combine({.x = x,
+                                          .handle = handle,
+                                          .topk_weights = topk_weights,
+                                          .bias = {as_passed(bias[0]), as_passed(bias[1])},
+                                          .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) result.event.wait();
   return result;
 }
@@ -158,7 +222,7 @@ Tensor CaseOnRank::combine_from_arena(const DispatchHandle& handle) {
   const auto& input = expected_.expert_outputs[rank_];
   const Tensor x = buffer_.empty(input.x.shape(), input.x.dtype());
   if (x.num_bytes() > 0) std::memcpy(x.data(), input.x.data(), x.num_bytes());
-  const CombineResult got = combine(x, handle, input.topk_weights);
+  const CombineResult got = combine(x, handle, input.topk_weights, input.bias);
   findings_.compare("combine from arena memory, input x", input.x, x);
   fill(x, 0xDD);  // allowed from now on: a rank that still reads it will show it
   check_combined("combine from arena memory", expected_.combined[rank_], got);
@@ -168,15 +232,14 @@ Tensor CaseOnRank::combine_from_arena(const DispatchHandle& handle) {
 void CaseOnRank::combine_from_ordinary_memory(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.expert_outputs[rank_];
-  const Tensor x = input.x.clone(), weights = input.topk_weights.clone();
-  const CombineResult got = combine(x, handle, weights);
-  fill(x, 0xDD);
-  fill(weights, 0xDD);
+  const Tensor x = as_passed(input.x), weights = as_passed(input.topk_weights);
+  const CombineResult got = combine(x, handle, weights, input.bias);
+  if (x.is_contiguous()) fill(x, 0xDD);
   check_combined("combine from ordinary memory", expected_.combined[rank_], got);
 }
 
 void CaseOnRank::combine_unchanged(const DispatchResult& received) {
-  const CombineResult got = combine(received.x, received.handle, received.topk_weights);
+  const CombineResult got = combine(received.x, received.handle, received.topk_weights, {});
   check_combined("combine of what dispatch delivered", expected_.round_trip[rank_], got);
 }
 
@@ -214,7 +277,7 @@ void CaseRunner::run_operations(const CaseSpec& spec, const ExpectedResults& exp
   on_rank.dispatch_cached(received.handle);
   const Tensor combined = on_rank.combine_from_arena(received.handle);
   on_rank.combine_from_ordinary_memory(received.handle);
-  on_rank.combine_unchanged(received);
+  if (is_summable(spec.dtype)) on_rank.combine_unchanged(received);
   check_kept(findings);
   keep(spec.seed % 2 == 0 ? received.x : combined);
 }
@@ -225,6 +288,9 @@ void CaseRunner::check_kept(Findings& findings) {
 
 void CaseRunner::keep(const Tensor& result) {
   constexpr std::size_t kNumKept = 5;
+  constexpr std::size_t kMaxKeptBytes = 1
+                                        << 20;  // a large one would hold a large piece of the arena for long
+  if (result.num_bytes() > kMaxKeptBytes) return;
   const Kept kept{result, result.clone()};
   if (kept_.size() < kNumKept) {
     kept_.push_back(kept);
