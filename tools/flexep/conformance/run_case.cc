@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conformance/run_case.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -96,9 +97,11 @@ void CaseOnRank::check_scales(std::string_view operation, const reference::RankO
 void CaseOnRank::poison_free_memory() {
   // Outputs are about this large: the next one is likely to get memory that was filled here.
   const auto& received = expected_.received[rank_];
+  constexpr std::int64_t kMaxElements = 1 << 17;  // more would only make the arena grow
   std::array<Tensor, 3> blocks;
   for (auto& block : blocks) {
-    block = buffer_.empty({static_cast<std::int64_t>(received.x.num_bytes()) + 4096}, DType::kBFloat16);
+    const auto num_elements = static_cast<std::int64_t>(received.x.num_bytes()) + 4096;
+    block = buffer_.empty({std::min(num_elements, kMaxElements)}, DType::kBFloat16);
     fill(block, 0xEE);
   }
 }
