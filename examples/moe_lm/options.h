@@ -17,7 +17,7 @@ struct Options {
   int num_ranks = 4;
   std::string transport = "shm";  ///< "shm": ranks are processes; "in_process": threads
 
-  std::int64_t num_steps = 600;
+  std::int64_t num_steps = 720;
   std::int64_t batch_size = 2048;  ///< samples of one step, over all ranks
   std::int64_t heldout_samples = 8192;
   double learning_rate = 3e-3;  ///< at its peak

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe_lm/trainer.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -10,7 +11,6 @@
 namespace moe_lm {
 namespace {
 
-constexpr std::int64_t kNumProgress = 20;
 constexpr double kMaxGradientNorm = 1.0;
 
 ModelConfig model_config(const Options& options, int num_ranks) {
@@ -33,8 +33,10 @@ double clip_scale(double squared) {
   return norm > kMaxGradientNorm ? kMaxGradientNorm / norm : 1.0;
 }
 
+/// Progress is due 20 times in a short run, and every 50 steps in a long one.
 bool is_due(std::int64_t num_steps_done, std::int64_t num_steps) {
-  return num_steps_done * kNumProgress / num_steps > (num_steps_done - 1) * kNumProgress / num_steps;
+  const std::int64_t interval = std::clamp<std::int64_t>(num_steps / 20, 1, 50);
+  return num_steps_done % interval == 0 || num_steps_done == num_steps;
 }
 
 }  // namespace

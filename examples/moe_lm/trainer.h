@@ -26,7 +26,7 @@ struct Progress {
 /// What a run gives; losses are in bits per byte.
 struct TrainingResult {
   std::vector<double> train_loss;  ///< of each step's global batch, before its update
-  std::vector<Progress> progress;  ///< about 20 times, evenly spaced; the last is after the last step
+  std::vector<Progress> progress;  ///< evenly spaced; the last is after the last step
   double tokens_per_s = 0;
   double ablation_zero_moe_bpb = 0;
   double ablation_shuffled_experts_bpb = 0;

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe_lm/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace moe_lm {
+namespace {
+
+constexpr std::int64_t kNumSteps = 50;
+
+Options options_for(int num_ranks) {
+  Options options = {.num_steps = kNumSteps, .batch_size = 256, .heldout_samples = 512};
+  options.moe = {.hidden_size = 64,
+                 .num_moe_experts = 16,
+                 .moe_ffn_hidden_size = 64,
+                 .expert_model_parallel_size = num_ranks,
+                 .moe_aux_loss_coeff = 0.1,
+                 .moe_permute_fusion = true,
+                 .init_method_std = 0.05};
+  return options;
+}
+
+const Corpus& corpus() {
+  static const Corpus corpus = split_text(read_text(default_text_files(), 1 << 20));
+  return corpus;
+}
+
+TrainingResult train(const Options& options) {
+  TrainingResult result;
+  flexep::in_process(options.num_ranks, [&](flexep::Communicator& comm) {
+    TrainingResult mine = Trainer(comm, options, corpus()).run([](const Progress&) {});
+    if (comm.rank() == 0) result = std::move(mine);
+  });
+  return result;
+}
+
+TrainingResult train(int num_ranks) {
+  Options options = options_for(num_ranks);
+  options.num_ranks = num_ranks;
+  return train(options);
+}
+
+/// With unequal shares, too.
+class TrainerRanksTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(TrainerRanksTest, LearnLikeOneRank) {
+  static const TrainingResult alone = train(1);
+  const TrainingResult spread = train(GetParam());
+  ASSERT_EQ(spread.train_loss.size(), static_cast<std::size_t>(kNumSteps));
+  for (std::size_t step = 0; step < spread.train_loss.size(); ++step) {
+    EXPECT_NEAR(spread.train_loss[step], alone.train_loss[step], 1e-4 * alone.train_loss[step])
+        << "step " << step;
+  }
+  EXPECT_LT(spread.train_loss.back(), spread.train_loss.front());
+}
+
+INSTANTIATE_TEST_SUITE_P(Trainer, TrainerRanksTest, ::testing::Values(2, 4),
+                         ::testing::PrintToStringParamName());
+
+TEST(TrainerTest, RanksMayHaveNothingToDo) {
+  Options options = options_for(4);
+  options.num_steps = 2;
+  options.batch_size = 3;
+  options.heldout_samples = 2;
+  EXPECT_EQ(train(options).train_loss.size(), 2U);
+}
+
+TEST(TrainerTest, ReportsProgressUpToTheLastStep) {
+  Options options = options_for(1);
+  options.num_ranks = 1;
+  options.num_steps = 41;
+  const TrainingResult result = train(options);
+  ASSERT_EQ(result.progress.size(), 21U);
+  EXPECT_EQ(result.progress.front().step, 2);
+  EXPECT_EQ(result.progress.back().step, 41);
+}
+
+}  // namespace
+}  // namespace moe_lm
