@@ -16,6 +16,7 @@ std::int64_t ffn_size(const ExpertWeights<Tensor>& weights) {
 }
 
 void check_tensor(const char* name, const Tensor& tensor, const Shape& shape, DType dtype) {
+  require_argument(tensor.is_contiguous(), name, "{} must be contiguous", name);
   require_argument(tensor.shape() == shape && tensor.dtype() == dtype, name, "{} must be {} {}, not {} {}",
                    name, name_of(dtype), shape.to_string(), name_of(tensor.dtype()),
                    tensor.shape().to_string());
@@ -25,8 +26,8 @@ void check_input(const GroupedTokens& input) {
   const auto& [hidden, probs] = input.tokens;
   const auto& counts = input.tokens_per_expert;
   const auto num_rows = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-  require_argument(hidden.num_dims() == 2, "hidden", "hidden must be [rows, H], not {}",
-                   hidden.shape().to_string());
+  require_argument(hidden.num_dims() == 2 && hidden.is_contiguous(), "hidden",
+                   "hidden must be contiguous [rows, H], not {}", hidden.shape().to_string());
   require_argument(num_rows == hidden.size(0), "tokens_per_expert",
                    "tokens_per_expert sums to {}, not to {} rows", num_rows, hidden.size(0));
   check_tensor("probs", probs, {num_rows},

@@ -26,7 +26,8 @@ Tokens FlexTokenDispatcher::dispatch_preprocess(const Tokens& tokens, const Tens
   const Tensor hidden = flatten_tokens(tokens.hidden, config_.hidden_size);
   check_probs(config_, hidden.size(0), tokens.probs, routing_map);
   hidden_shape_ = tokens.hidden.shape();
-  return {.hidden = hidden, .probs = backend_->setup_metadata(to_virtual_experts(config_, tokens.probs))};
+  return {.hidden = hidden,
+          .probs = backend_->setup_metadata(to_virtual_experts(config_, tokens.probs.contiguous()))};
 }
 
 Tokens FlexTokenDispatcher::token_dispatch(const Tokens& tokens) {

@@ -54,14 +54,15 @@ void for_each_pair(const Permutation& permutation, Visitor&& visit) {
 // The caller's memory, or our own.
 Tensor memory_for(const Tensor& out, const Shape& shape, DType dtype) {
   if (!out) return Tensor::empty(shape, dtype);
-  require_argument(out.shape() == shape && out.dtype() == dtype, "out", "out must be {} {}, not {} {}",
-                   name_of(dtype), shape.to_string(), name_of(out.dtype()), out.shape().to_string());
+  require_argument(out.shape() == shape && out.dtype() == dtype && out.is_contiguous(), "out",
+                   "out must be contiguous {} {}, not {} {}", name_of(dtype), shape.to_string(),
+                   name_of(out.dtype()), out.shape().to_string());
   return out;
 }
 
 // [M, W] -> [N, W], whatever the element type.
 Tensor gather_rows(const Tensor& rows, const Permutation& permutation, const Tensor& out) {
-  const Tensor gathered = memory_for(out, {permutation.sorted_indices.size(0), rows.size(1)}, rows.dtype());
+  Tensor gathered = memory_for(out, {permutation.sorted_indices.size(0), rows.size(1)}, rows.dtype());
   const std::size_t row_bytes = static_cast<std::size_t>(rows.size(1)) * size_of(rows.dtype());
   const auto* from = static_cast<const std::byte*>(rows.data());
   auto* to = static_cast<std::byte*>(gathered.data());
@@ -85,20 +86,21 @@ void add_rows(const Tensor& permuted, const Permutation& permutation, const Tens
 
 PermuteResult permute(const Tokens& tokens, const Tensor& routing_map) {
   check_permute(tokens, routing_map);
-  auto permutation = make_permutation(routing_map);
+  auto permutation = make_permutation(routing_map.contiguous());
+  const Tensor all_probs = tokens.probs.contiguous();
   Tensor probs = Tensor::empty(permutation.sorted_indices.shape(), tokens.probs.dtype());
   visit_floating(probs.dtype(), "probs", [&]<typename T>(T) {
     for_each_pair(permutation, [&](auto permuted, auto source, auto expert) {
-      probs.data<T>()[permuted] = row_of<T>(tokens.probs, source)[expert];
+      probs.data<T>()[permuted] = row_of<T>(all_probs, source)[expert];
     });
   });
-  Tensor hidden = gather_rows(tokens.hidden, permutation, {});
+  Tensor hidden = gather_rows(tokens.hidden.contiguous(), permutation, {});
   return {.tokens = {.hidden = hidden, .probs = probs}, .permutation = std::move(permutation)};
 }
 
 TokenGradients permute_backward(const TokenGradients& permuted, const Permutation& permutation,
                                 const Tensor& out) {
-  const Tensor& grad_pairs = permuted.probs;
+  const Tensor grad_pairs = permuted.probs.value().contiguous();
   const auto num_experts = static_cast<std::int64_t>(permutation.tokens_per_expert.size());
   Tensor probs = Tensor::zeros({permutation.num_rows, num_experts}, grad_pairs.dtype());
   visit_floating(probs.dtype(), "probs", [&]<typename T>(T) {
@@ -113,16 +115,16 @@ Tensor unpermute(const Tensor& permuted, const Permutation& permutation, const T
   require_argument(permuted.num_dims() == 2 && permuted.size(0) == permutation.sorted_indices.size(0),
                    "permuted", "permuted must be [{}, H], not {}", permutation.sorted_indices.size(0),
                    permuted.shape().to_string());
-  const Tensor sums = memory_for(out, {permutation.num_rows, permuted.size(1)}, permuted.dtype());
+  Tensor sums = memory_for(out, {permutation.num_rows, permuted.size(1)}, permuted.dtype());
   if (sums.num_bytes() > 0) std::memset(sums.data(), 0, sums.num_bytes());
   visit_floating(permuted.dtype(), "permuted",
-                 [&]<typename T>(T) { add_rows<T>(permuted, permutation, sums); });
+                 [&]<typename T>(T) { add_rows<T>(permuted.contiguous(), permutation, sums); });
   return sums;
 }
 
 Gradient<Tensor> unpermute_backward(const Gradient<Tensor>& grad, const Permutation& permutation,
                                     const Tensor& out) {
-  return gather_rows(grad, permutation, out);
+  return gather_rows(grad.value().contiguous(), permutation, out);
 }
 
 }  // namespace flexep::moe

@@ -37,9 +37,9 @@ template <typename T>
 RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden,
                       const Tensor& weight) {
   const int num_experts = config.num_moe_experts;
-  const Tensor rows = cast(hidden, kDTypeOf<T>);
+  const Tensor rows = cast(hidden.contiguous(), kDTypeOf<T>);
   const Tensor logits = Tensor::empty({rows.size(0), num_experts}, kDTypeOf<T>);
-  multiply(rows, transposed(cast(weight, kDTypeOf<T>)), logits);
+  multiply(rows, transposed(cast(weight.contiguous(), kDTypeOf<T>)), logits);
 
   const auto chosen = choose_experts<T>(config, logits);
   const auto counts = count_tokens_per_expert(chosen.topk_idx, num_experts);
@@ -61,8 +61,8 @@ RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor&
 template <typename T>
 RouterGradients backward(const MoeConfig& config, const Tensor& weight, const RouterContext& context,
                          const RouterOutputGradients& grads) {
-  const Tensor grad_topk_probs =
-      scale<T>(gather_columns(grads.probs, context.topk_idx), config.moe_router_topk_scaling_factor);
+  const Tensor grad_topk_probs = scale<T>(gather_columns(grads.probs.value().contiguous(), context.topk_idx),
+                                          config.moe_router_topk_scaling_factor);
   const Tensor grad_scores = context.load.empty()
                                  ? Tensor::zeros(context.scores.shape(), kDTypeOf<T>)
                                  : balance_load_backward<T>(config, context.scores, context.load,
@@ -73,7 +73,7 @@ RouterGradients backward(const MoeConfig& config, const Tensor& weight, const Ro
 
   const Tensor grad_hidden = Tensor::empty(context.hidden.shape(), kDTypeOf<T>);
   const Tensor grad_weight = Tensor::empty(weight.shape(), kDTypeOf<T>);
-  multiply(grad_logits, cast(weight, kDTypeOf<T>), grad_hidden);
+  multiply(grad_logits, cast(weight.contiguous(), kDTypeOf<T>), grad_hidden);
   multiply(transposed(grad_logits), context.hidden, grad_weight);
   return {.hidden = grad_hidden, .weight = cast(grad_weight, weight.dtype())};
 }

@@ -10,12 +10,13 @@ namespace {
 // Calls visit(expert, virtual expert), tensor rank ascending for each expert.
 template <typename Visitor>
 void for_each_virtual_expert(const MoeConfig& config, Visitor&& visit) {
-  const int num_local_experts = config.num_local_experts(), tp = config.expert_tensor_parallel_size;
-  for (int expert = 0; expert < config.num_moe_experts; ++expert) {
-    const int ep_idx = expert / num_local_experts, local = expert % num_local_experts;
-    for (int tp_idx = 0; tp_idx < tp; ++tp_idx)
-      visit(static_cast<std::size_t>(expert),
-            static_cast<std::size_t>((ep_idx * tp + tp_idx) * num_local_experts + local));
+  const auto num_experts = static_cast<std::size_t>(config.num_moe_experts);
+  const auto num_local_experts = static_cast<std::size_t>(config.num_local_experts());
+  const auto tp = static_cast<std::size_t>(config.expert_tensor_parallel_size);
+  for (std::size_t expert = 0; expert < num_experts; ++expert) {
+    const std::size_t ep_idx = expert / num_local_experts, local = expert % num_local_experts;
+    for (std::size_t tp_idx = 0; tp_idx < tp; ++tp_idx)
+      visit(expert, (ep_idx * tp + tp_idx) * num_local_experts + local);
   }
 }
 

@@ -115,6 +115,11 @@ TEST(ExpertsTest, ArgumentsThatDoNotFitAreNamed) {
   EXPECT_EQ(reject([](Example& e) { e.input.tokens.hidden = cast(e.input.tokens.hidden, DType::kFloat64); }),
             "fc2");
   EXPECT_EQ(rejected_argument([&] { experts_forward(good.weights, good.input, good.weights.fc1); }), "out");
+  EXPECT_EQ(reject([](Example& e) {
+              Tensor& x = e.input.tokens.hidden;  // every row is the first
+              x = Tensor::from_memory(x.data(), x.shape(), {0, 1}, x.dtype(), x.owner());
+            }),
+            "hidden");
 }
 
 }  // namespace

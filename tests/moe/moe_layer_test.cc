@@ -179,6 +179,21 @@ TEST_P(MoeLayerTest, PermutedExpertsAreExpertsInOtherPlaces) {
   });
 }
 
+TEST_P(MoeLayerTest, StridedTensorsGiveWhatTheirCopiesGive) {
+  in_process(config.num_ranks(), [&](Communicator& comm) {
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), 3);
+    const Tensor dense = share_of(hidden, comm.rank());
+    const Tensor by_columns =
+        Tensor::from_memory(dense.data(), dense.shape(), {1, dense.size(0)}, dense.dtype());
+    const auto run = [&](const Tensor& batch) {
+      auto forward = layer.forward(batch);
+      const auto grads = layer.backward(std::move(forward.context), {.output = batch, .aux_loss = 1});
+      return std::pair{rows_of(forward.output), rows_of(grads.hidden)};
+    };
+    EXPECT_EQ(run(by_columns), run(by_columns.clone()));
+  });
+}
+
 TEST_P(MoeLayerTest, NarrowTypesStayCloseToTheReference) {
   config.hidden_size = 8;
   config.params_dtype = DType::kFloat32;

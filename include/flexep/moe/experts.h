@@ -24,8 +24,8 @@ struct ExpertsForward {
   ExpertsContext context;
 };
 
-/// SwiGLU experts over grouped rows: out = ((silu(x Wg^T) * x Wu^T) * prob) Wd^T, for each expert on its own
-/// rows.
+/// SwiGLU experts over grouped rows, all tensors contiguous: out = ((silu(x Wg^T) * x Wu^T) * prob) Wd^T, for
+/// each expert on its own rows.
 ///
 /// A row is scaled by its probability after the activation, as Megatron does, so that combine can sum rows as
 /// they are. Arithmetic is in the dtype of the weights: bf16 rows are widened to fp32 and the result is
