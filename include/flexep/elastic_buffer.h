@@ -26,6 +26,9 @@ struct ElasticBufferConfig {
   /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at
   /// least 1).
   int num_sms = 0;
+  /// The most that this rank's arena may hold; 0 = no limit. What does not fit is OutOfMemory on this rank
+  /// and PeerError on the others.
+  std::int64_t max_arena_bytes = 0;
 };
 
 struct DispatchArgs {
@@ -205,6 +208,9 @@ class ElasticBuffer {
   BufferCounters counters() const;
   /// Bytes of arena memory that this rank holds now, used or free.
   std::int64_t arena_bytes() const;
+  /// Gives every chunk of the arena that nothing uses back to the system. Not collective. @return the bytes
+  /// given back.
+  std::int64_t trim();
 
  private:
   class Impl;

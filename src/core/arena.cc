@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/arena.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "common/math.h"
+#include "flexep/error.h"
 
 namespace flexep {
 namespace {
@@ -12,6 +15,7 @@ namespace {
 // of chunks.
 constexpr std::size_t kChunkGranularity = 2 << 20;
 constexpr std::size_t kMinChunkBytes = 8 << 20;
+constexpr std::size_t kPageBytes = 4 << 10;
 
 // A quarter more than asked for: routing varies from step to step, and the next output should fit.
 std::size_t chunk_bytes_for(std::size_t num_bytes) {
@@ -24,16 +28,58 @@ Arena::Block Arena::reserve(std::size_t num_bytes) {
   num_bytes = align_up(std::max(num_bytes, std::size_t{1}), kGranularity);
   const std::lock_guard lock(mutex_);
   if (auto block = reserve_free(num_bytes)) return std::move(*block);
-  const std::size_t chunk_bytes = chunk_bytes_for(num_bytes);
+  grow(num_bytes);
+  return take(chunks_.size() - 1, 0, num_bytes);
+}
+
+void Arena::grow(std::size_t num_bytes) {
+  std::size_t chunk_bytes = chunk_bytes_for(num_bytes);
+  const auto fits = [&] { return max_bytes_ == 0 || num_bytes_locked() + chunk_bytes <= max_bytes_; };
+  // Under a limit: first without what lies idle, then without headroom.
+  if (!fits()) trim_locked();
+  if (!fits()) chunk_bytes = align_up(num_bytes, kPageBytes);
+  if (!fits()) throw_out_of_memory(num_bytes);
   auto chunk = std::make_unique<Chunk>();
   chunk->segment = transport_->create_segment(chunk_bytes);
   chunk->free_blocks[0] = chunk_bytes;
   chunks_.push_back(std::move(chunk));
-  return take(chunks_.size() - 1, 0, num_bytes);
+}
+
+void Arena::throw_out_of_memory(std::size_t num_bytes) const {
+  std::size_t largest = 0;
+  for (const auto& chunk : chunks_) {
+    if (!chunk) continue;
+    for (const auto& [offset, free_bytes] : chunk->free_blocks) largest = std::max(largest, free_bytes);
+  }
+  const std::size_t room = max_bytes_ - std::min(max_bytes_, num_bytes_locked());
+  throw OutOfMemory(
+      fmt::format("rank {} asked its arena for {} bytes: it holds {} of at most {} (max_arena_bytes), and "
+                  "the largest piece that would fit has {}",
+                  transport_->rank(), num_bytes, num_bytes_locked(), max_bytes_, std::max(largest, room)));
+}
+
+std::size_t Arena::trim() {
+  const std::lock_guard lock(mutex_);
+  return trim_locked();
+}
+
+std::size_t Arena::trim_locked() {
+  std::size_t total = 0;
+  for (auto& chunk : chunks_) {
+    const bool is_idle = chunk && chunk->free_blocks.size() == 1 &&
+                         chunk->free_blocks.begin()->second == chunk->segment.num_bytes;
+    if (!is_idle) continue;
+    // Other ranks may have the chunk mapped until their buffer goes: they keep addresses, not memory.
+    transport_->discard(chunk->segment);
+    total += chunk->segment.num_bytes;
+    chunk.reset();
+  }
+  return total;
 }
 
 std::optional<Arena::Block> Arena::reserve_free(std::size_t num_bytes) {
   for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
+    if (!chunks_[chunk]) continue;
     for (const auto& [offset, free_bytes] : chunks_[chunk]->free_blocks) {
       if (free_bytes >= num_bytes) return take(chunk, offset, num_bytes);
     }
@@ -47,6 +93,7 @@ Arena::Block Arena::reserve_largest() {
   std::size_t best_offset = 0;
   std::size_t best_bytes = 0;
   for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
+    if (!chunks_[chunk]) continue;
     for (const auto& [offset, free_bytes] : chunks_[chunk]->free_blocks) {
       if (free_bytes <= best_bytes) continue;
       best_chunk = chunk;
@@ -89,6 +136,7 @@ std::optional<ArenaAddress> Arena::locate(const void* data, std::size_t num_byte
   const auto* begin = static_cast<const std::byte*>(data);
   const std::lock_guard lock(mutex_);
   for (const auto& chunk : chunks_) {
+    if (!chunk) continue;
     const std::byte* memory = chunk->segment.memory.get();
     if (begin < memory || begin + num_bytes > memory + chunk->segment.num_bytes) continue;
     return ArenaAddress{chunk->segment.id, static_cast<std::uint64_t>(begin - memory)};
@@ -98,8 +146,12 @@ std::optional<ArenaAddress> Arena::locate(const void* data, std::size_t num_byte
 
 std::size_t Arena::num_bytes() const {
   const std::lock_guard lock(mutex_);
+  return num_bytes_locked();
+}
+
+std::size_t Arena::num_bytes_locked() const {
   std::size_t total = 0;
-  for (const auto& chunk : chunks_) total += chunk->segment.num_bytes;
+  for (const auto& chunk : chunks_) total += chunk ? chunk->segment.num_bytes : 0;
   return total;
 }
 

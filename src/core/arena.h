@@ -55,7 +55,9 @@ class Arena : public std::enable_shared_from_this<Arena> {
     std::size_t num_bytes_ = 0;
   };
 
-  explicit Arena(std::shared_ptr<Transport> transport) : transport_(std::move(transport)) {}
+  /// @param max_bytes  the most that it may hold; 0 = no limit.
+  explicit Arena(std::shared_ptr<Transport> transport, std::size_t max_bytes = 0)
+      : transport_(std::move(transport)), max_bytes_(max_bytes) {}
 
   /// A block of at least `num_bytes`; grows the arena when no free block holds it. @throws OutOfMemory.
   Block reserve(std::size_t num_bytes);
@@ -66,6 +68,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::optional<ArenaAddress> locate(const void* data, std::size_t num_bytes) const;
   /// Bytes held from the system.
   std::size_t num_bytes() const;
+  /// Gives chunks that nothing uses back to the system. @return their bytes.
+  std::size_t trim();
 
  private:
   struct Chunk {
@@ -74,12 +78,18 @@ class Arena : public std::enable_shared_from_this<Arena> {
   };
 
   std::optional<Block> reserve_free(std::size_t num_bytes);
+  void grow(std::size_t num_bytes);
+  std::size_t trim_locked();
+  std::size_t num_bytes_locked() const;
+  [[noreturn]] void throw_out_of_memory(std::size_t num_bytes) const;
   Block take(std::size_t chunk, std::size_t offset, std::size_t num_bytes);
   void give_back(std::size_t chunk, std::size_t offset, std::size_t num_bytes);
 
   std::shared_ptr<Transport> transport_;
   mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<Chunk>> chunks_;
+  std::size_t max_bytes_;
+  std::vector<std::unique_ptr<Chunk>>
+      chunks_;  ///< null where a chunk has been trimmed: blocks know theirs by its index
 };
 
 /// A tensor in the front of `block`, which it keeps.

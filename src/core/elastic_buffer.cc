@@ -113,6 +113,10 @@ BufferCounters ElasticBuffer::counters() const {
   return engine.counters;
 }
 
+std::int64_t ElasticBuffer::trim() {
+  return static_cast<std::int64_t>(impl_->engine().arena->trim());
+}
+
 std::int64_t ElasticBuffer::arena_bytes() const {
   return static_cast<std::int64_t>(impl_->engine().arena->num_bytes());
 }

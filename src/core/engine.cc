@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/engine.h"
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -42,12 +43,16 @@ Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_confi
               .default_num_sms = 1},
       id(agree_on_id(*transport)),
       agreement(*transport),
-      arena(std::make_shared<Arena>(transport)),
+      arena(std::make_shared<Arena>(
+          transport, static_cast<std::size_t>(std::max<std::int64_t>(config.max_arena_bytes, 0)))),
       peers(*transport) {
   agreement.exchange({.name = "construct"}, [&] {
     require_argument(config.num_max_tokens_per_rank >= 0, "num_max_tokens_per_rank",
                      "num_max_tokens_per_rank on rank {} is {}, but must not be negative", rank(),
                      config.num_max_tokens_per_rank);
+    require_argument(config.max_arena_bytes >= 0, "max_arena_bytes",
+                     "max_arena_bytes on rank {} is {}, but must not be negative", rank(),
+                     config.max_arena_bytes);
     context.default_num_sms = resolve_default_num_sms(config, *backend, *transport);
     ExchangeMessage message;
     message.header[Field::kAllowMultipleReduction] = config.allow_multiple_reduction;

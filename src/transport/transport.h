@@ -56,6 +56,10 @@ class Transport {
   /// TransportError.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
 
+  /// Gives the pages of a segment that this rank made back to the system; they read as zeros afterwards, on
+  /// all ranks.
+  virtual void discard(const Segment& segment) = 0;
+
   /// The memory of segment `id` of another rank, as this rank addresses it. Once for each segment. @throws
   /// TransportError.
   virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;

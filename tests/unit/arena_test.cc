@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "flexep/communicator.h"
+#include "flexep/error.h"
 
 namespace flexep {
 namespace {
@@ -77,6 +79,37 @@ TEST_F(ArenaTest, TensorsOutliveTheArenaAndMayDieOnAnyThread) {
       [half = std::vector<Tensor>(tensors.begin(), tensors.begin() + 32)]() mutable { half.clear(); });
   tensors.clear();
   other.join();
+}
+
+TEST_F(ArenaTest, TrimGivesIdleChunksBackAndKeepsUsedOnes) {
+  const Tensor used = make_tensor(arena_->reserve(64), {16}, DType::kInt32);
+  std::ranges::fill(used.values<std::int32_t>(), 7);
+  { const Arena::Block idle = arena_->reserve(100 << 20); }
+  const std::size_t before = arena_->num_bytes();
+  const std::size_t given_back = arena_->trim();
+  EXPECT_GE(given_back, std::size_t{100} << 20);
+  EXPECT_EQ(arena_->num_bytes(), before - given_back);
+  EXPECT_EQ(arena_->trim(), 0u);
+  EXPECT_EQ(used.values<std::int32_t>()[15], 7);
+  const Arena::Block again = arena_->reserve(100 << 20);
+  EXPECT_TRUE(arena_->locate(again.data(), 100 << 20).has_value());
+}
+
+TEST_F(ArenaTest, LimitIsAnErrorThatSaysWhatWouldFit) {
+  const auto limited = std::make_shared<Arena>(comm_.transport().split(0, 0), std::size_t{40} << 20);
+  const Arena::Block used = limited->reserve(10 << 20);
+  { const Arena::Block idle = limited->reserve(9 << 20); }
+  // Fits only after the idle chunk has gone and without headroom.
+  const Arena::Block large = limited->reserve(25 << 20);
+  try {
+    limited->reserve(6 << 20);
+    FAIL() << "the limit was ignored";
+  } catch (const OutOfMemory& error) {
+    const std::string what = error.what();
+    EXPECT_NE(what.find("asked its arena for 6291456 bytes"), std::string::npos) << what;
+    EXPECT_NE(what.find("at most 41943040 (max_arena_bytes)"), std::string::npos) << what;
+  }
+  EXPECT_LE(limited->num_bytes(), std::size_t{40} << 20);
 }
 
 }  // namespace

@@ -32,10 +32,14 @@ class InProcessFabric final : public Fabric {
     auto memory = map_anonymous(num_bytes);
     auto& directory = world_->directory();
     const std::lock_guard lock(directory.mutex);
-    const Segment segment{next_id_++, memory, num_bytes};
+    Segment segment{next_id_++, memory, num_bytes};
     std::erase_if(directory.segments, [](const auto& entry) { return entry.second.expired(); });
     directory.segments[{rank_, segment.id}] = memory;
     return segment;
+  }
+
+  void discard(const Segment& segment) override {
+    discard_anonymous(segment.memory.get(), segment.num_bytes);
   }
 
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override {

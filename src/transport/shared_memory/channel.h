@@ -31,6 +31,7 @@ class Channel final : public Transport {
 
   Gathered all_gather(std::span<const std::byte> mine, const Operation& requested) override;
   Segment create_segment(std::size_t num_bytes) override { return fabric_->create_segment(num_bytes); }
+  void discard(const Segment& segment) override { fabric_->discard(segment); }
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override;
   std::shared_ptr<Transport> split(int color, int key) override;
   void abort(std::string_view reason) override;

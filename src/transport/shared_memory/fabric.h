@@ -22,6 +22,8 @@ class Fabric {
 
   /// @throws OutOfMemory.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
+  /// Gives the pages of a segment that this rank made back to the system.
+  virtual void discard(const Segment& segment) = 0;
   /// Once for each segment of another rank. @throws TransportError when that rank has no such segment or is
   /// gone.
   virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;

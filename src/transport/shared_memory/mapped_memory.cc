@@ -32,4 +32,11 @@ std::shared_ptr<std::byte> map_shared(int fd, std::size_t num_bytes) {
   return map(num_bytes, MAP_SHARED, fd);
 }
 
+void discard_anonymous(std::byte* memory, std::size_t num_bytes) {
+  madvise(memory, num_bytes, MADV_DONTNEED);
+}
+void discard_shared(std::byte* memory, std::size_t num_bytes) {
+  madvise(memory, num_bytes, MADV_REMOVE);
+}
+
 }  // namespace flexep

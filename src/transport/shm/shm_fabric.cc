@@ -60,6 +60,8 @@ class ShmFabric final : public Fabric {
     return {notice.id, map_shared(fd.get(), num_bytes), num_bytes};
   }
 
+  void discard(const Segment& segment) override { discard_shared(segment.memory.get(), segment.num_bytes); }
+
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override {
     const std::lock_guard lock(mutex_);
     auto& notices = notices_[static_cast<std::size_t>(rank)];
