@@ -44,15 +44,6 @@ void push_payload(const PushJob& job, int begin, int end) {
                choose_store_mode(total_rows * job.row_bytes));
 }
 
-void store_id(std::byte* to, std::size_t idx_bytes, std::int64_t id) {
-  const auto narrow = static_cast<std::int32_t>(id);
-  if (idx_bytes == sizeof(narrow)) {
-    std::memcpy(to, &narrow, sizeof(narrow));
-  } else {
-    std::memcpy(to, &id, sizeof(id));
-  }
-}
-
 void push_scales(const PushJob& job, int token, const PushTarget& target, std::int64_t row) {
   const std::uint32_t* from = job.sf + token * job.sf_row_stride;
   std::uint32_t* to = target.sf + row * target.sf_row_stride;
@@ -62,25 +53,24 @@ void push_scales(const PushJob& job, int token, const PushTarget& target, std::i
 }
 
 // The pairs of `token` whose experts `owner` owns, as the receiver sees them: local ids and weights, nothing
-// elsewhere.
+// elsewhere. Written without a branch on who owns a pair, which is random.
+template <typename Id, typename Weight>
 void push_compact_pairs(const PushJob& job, int token, int owner, std::size_t slot) {
   const SendPlan& plan = *job.plan;
   const PushTarget& target = job.targets[static_cast<std::size_t>(owner)];
   const auto num_topk = static_cast<std::size_t>(plan.num_topk);
-  std::byte* ids = target.topk_idx + slot * num_topk * job.idx_bytes;
-  for (std::size_t column = 0; column < num_topk; ++column) {
-    const std::size_t pair = plan.pair(token, 0) + column;
-    const bool is_local = plan.owner[pair] == owner;
-    store_id(ids + column * job.idx_bytes, job.idx_bytes,
-             is_local ? job.topk_idx[pair] - std::int64_t{owner} * job.num_local_experts : -1);
-    if (target.topk_weights == nullptr) continue;
-    std::byte* weight = target.topk_weights + (slot * num_topk + column) * job.weight_bytes;
-    if (is_local) {
-      std::memcpy(weight, job.topk_weights + pair * job.weight_bytes, job.weight_bytes);
-    } else {
-      std::memset(weight, 0, job.weight_bytes);
-    }
+  const std::size_t first_pair = plan.pair(token, 0);
+  const std::int32_t* owners = plan.owner.data() + first_pair;
+  const std::int64_t* experts = job.topk_idx.data() + first_pair;
+  const std::int64_t first_expert = std::int64_t{owner} * job.num_local_experts;
+  Id* ids = reinterpret_cast<Id*>(target.topk_idx) + slot * num_topk;
+  for (std::size_t k = 0; k < num_topk; ++k) {
+    ids[k] = static_cast<Id>(owners[k] == owner ? experts[k] - first_expert : -1);
   }
+  if (target.topk_weights == nullptr) return;
+  const Weight* from = reinterpret_cast<const Weight*>(job.topk_weights) + first_pair;
+  Weight* weights = reinterpret_cast<Weight*>(target.topk_weights) + slot * num_topk;
+  for (std::size_t k = 0; k < num_topk; ++k) weights[k] = owners[k] == owner ? from[k] : Weight{0};
 }
 
 void push_metadata(const PushJob& job, int token, std::size_t last_pair) {
@@ -98,7 +88,19 @@ void push_metadata(const PushJob& job, int token, std::size_t last_pair) {
   }
 }
 
+using PushPairs = void (*)(const PushJob& job, int token, int owner, std::size_t slot);
+
+// For the types of ids and weights, of which dispatch knows only the size.
+PushPairs push_pairs_for(const PushJob& job) {
+  const bool wide_weights = job.weight_bytes == sizeof(double);
+  if (job.idx_bytes == sizeof(std::int32_t)) {
+    return wide_weights ? push_compact_pairs<std::int32_t, double> : push_compact_pairs<std::int32_t, float>;
+  }
+  return wide_weights ? push_compact_pairs<std::int64_t, double> : push_compact_pairs<std::int64_t, float>;
+}
+
 void push_side_data(const PushJob& job, int begin, int end) {
+  const PushPairs push_pairs = push_pairs_for(job);
   const SendPlan& plan = *job.plan;
   for (int token = begin; token < end; ++token) {
     for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
@@ -111,7 +113,7 @@ void push_side_data(const PushJob& job, int begin, int end) {
       }
       if (plan.is_last_of_owner[pair] == 0) continue;
       if (!job.do_expand) {
-        push_compact_pairs(job, token, plan.owner[pair], static_cast<std::size_t>(plan.token_slot[pair]));
+        push_pairs(job, token, plan.owner[pair], static_cast<std::size_t>(plan.token_slot[pair]));
       }
       if (target.metadata != nullptr) push_metadata(job, token, pair);
     }
