@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "flexep/communicator.h"
 #include "flexep/env.h"

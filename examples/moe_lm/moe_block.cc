@@ -2,6 +2,7 @@
 #include "moe_lm/moe_block.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 namespace moe_lm {

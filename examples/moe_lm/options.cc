@@ -81,8 +81,12 @@ void adopt_environment(const CLI::App& app, Options& options) {
   options.num_ranks = world_size;
 }
 
-void finish_moe_config(Options& options) {
+void finish_moe_config(const CLI::App& app, Options& options) {
   moe::MoeConfig& config = options.moe;
+  if (config.moe_router_load_balancing_type == moe::RouterLoadBalancing::kNone &&
+      app.count("--moe-aux-loss-coeff") == 0) {
+    config.moe_aux_loss_coeff = 0;  // our default is meant for the default kind of balancing
+  }
   if (options.num_ranks % config.expert_tensor_parallel_size != 0) {
     throw UsageError(fmt::format("--expert-tensor-parallel-size {} does not divide --ranks {}",
                                  config.expert_tensor_parallel_size, options.num_ranks));
@@ -121,7 +125,7 @@ Options parse_options(int argc, const char* const* argv) {
     throw UsageError(error.what());
   }
   adopt_environment(app, options);
-  finish_moe_config(options);
+  finish_moe_config(app, options);
   if (!options.json_file.empty()) require_writable(options.json_file);
   return options;
 }

@@ -2,6 +2,7 @@
 #include "moe_lm/parameter.h"
 
 #include <cmath>
+#include <span>
 #include <utility>
 
 #include "moe_lm/random.h"

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -73,6 +75,11 @@ TEST(JobTest, ReportsWhatTheManualPromises) {
     EXPECT_GT(result[name], 0) << name;
     EXPECT_LT(result[name], 16) << name;
   }
+}
+
+TEST(JobTest, TrainsWithoutLoadBalancing) {
+  const Json result = result_of({"--ranks", "2", "--steps", "2", "--moe-router-load-balancing-type", "none"});
+  EXPECT_EQ(result["config"]["moe"]["moe_aux_loss_coeff"], 0.0);
 }
 
 TEST(JobTest, ReadsAnyTextFile) {
