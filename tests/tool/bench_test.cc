@@ -110,6 +110,20 @@ TEST_F(BenchTest, TheBaselineRunsBesideTheOperationsOrIsNotAvailable) {
   EXPECT_EQ(run["results"][1]["verified"], true);
 }
 
+TEST_F(BenchTest, AnInstructionSetThatTheMachineLacksIsAnErrorAndScalarIsNot) {
+  const Arguments command = {FLEXEP_COMMAND, "bench", "--transport", "in_process", "--tokens", "5",
+                             "--hidden",     "32",    "--iters",     "1",          "--ops",    "round_trip"};
+  const auto run_with = [&](const char* target) {
+    Arguments arguments = {"/usr/bin/env", std::string("FLEXEP_CPU_TARGET=") + target};
+    arguments.insert(arguments.end(), command.begin(), command.end());
+    return run_command(arguments);
+  };
+  EXPECT_EQ(run_with("scalar").exit_code, 0);
+  const auto refused = run_with("altivec");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("'altivec'"));
+}
+
 struct WrongUse {
   Arguments options;
   int exit_code;

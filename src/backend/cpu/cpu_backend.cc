@@ -2,11 +2,20 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <mutex>
 #include <thread>
+
+#include "flexep/env.h"
+#include "kernels/cpu/cpu_target.h"
 
 namespace flexep {
 
 std::unique_ptr<Backend> make_cpu_backend() {
+  // Once in a process, before its first kernel runs.
+  static std::once_flag is_target_chosen;
+  std::call_once(is_target_chosen, [] {
+    if (const auto target = Environment::read().cpu_target) cpu::force_cpu_target(*target);
+  });
   return std::make_unique<cpu::CpuBackend>();
 }
 

@@ -15,7 +15,7 @@ std::vector<std::string> available_cpu_targets();
 std::string cpu_target();
 
 /// Kernels of this process use the instruction set `name` from now on; "" returns to the best. The results
-/// are the same bits. Callable from any thread, also while kernels run.
+/// are the same bits. Not while kernels run on other threads.
 /// @throws InvalidArgument that says which ones there are, when this machine lacks it.
 void force_cpu_target(std::string_view name);
 
