@@ -17,22 +17,24 @@ namespace flexep {
 class Transport;
 
 struct CommunicatorOptions {
-  /// How long an operation waits for a peer before it throws TimeoutError; 0 = FLEXEP_TIMEOUT_SECS, else 300 s.
+  /// How long an operation waits for a peer before it throws TimeoutError; 0 = FLEXEP_TIMEOUT_SECS, else 300
+  /// s.
   std::chrono::milliseconds timeout{0};
 };
 
 /// A group of ranks that communicate. Cheap to copy; copies are the same group.
 ///
-/// Every member function that is marked collective is called by all ranks in the same order. One group is used by one
-/// thread at a time; distinct groups (see split) are independent and may be used from distinct threads.
-/// A rank that leaves (its last copy is destroyed, its process ends, its thread returns) while others wait for it makes
-/// them throw TransportError that names it.
+/// Every member function that is marked collective is called by all ranks in the same order. One group is
+/// used by one thread at a time; distinct groups (see split) are independent and may be used from distinct
+/// threads. A rank that leaves (its last copy is destroyed, its process ends, its thread returns) while
+/// others wait for it makes them throw TransportError that names it.
 class Communicator {
  public:
-  /// The group that the environment describes: RANK and WORLD_SIZE (as torchrun, `flexep launch` and schedulers set them)
-  /// give processes of one machine that share memory; none set gives a group of one.
+  /// The group that the environment describes: RANK and WORLD_SIZE (as torchrun, `flexep launch` and
+  /// schedulers set them) give processes of one machine that share memory; none set gives a group of one.
   /// Collective over the processes of the job: blocks until all have come.
-  /// @throws InvalidArgument (variable missing or out of range), TimeoutError (ranks that did not come), TransportError.
+  /// @throws InvalidArgument (variable missing or out of range), TimeoutError (ranks that did not come),
+  /// TransportError.
   static Communicator from_environment(const CommunicatorOptions& options = {});
 
   /// A group of one rank.
@@ -44,16 +46,17 @@ class Communicator {
   std::string_view transport_name() const;
   std::chrono::milliseconds timeout() const;
 
-  /// Returns when every rank has come. Everything that a rank wrote before is visible to all ranks after. Collective.
+  /// Returns when every rank has come. Everything that a rank wrote before is visible to all ranks after.
+  /// Collective.
   void barrier();
 
-  /// Every rank's bytes, by rank; lengths may differ. Meant for small things: each rank reads all of them. Collective.
+  /// Every rank's bytes, by rank; lengths may differ. Meant for small things: each rank reads all of them.
+  /// Collective.
   std::vector<std::vector<std::byte>> all_gather_bytes(std::span<const std::byte> mine);
 
   /// Every rank's value, by rank. Collective.
   template <typename T>
-    requires std::is_trivially_copyable_v<T>
-  std::vector<T> all_gather(const T& mine) {
+  requires std::is_trivially_copyable_v<T> std::vector<T> all_gather(const T& mine) {
     std::vector<T> all;
     for (const auto& bytes : all_gather_bytes(std::as_bytes(std::span(&mine, 1)))) {
       T value;
@@ -63,8 +66,9 @@ class Communicator {
     return all;
   }
 
-  /// values[i] becomes the sum over ranks of values[i], added in rank order starting from rank 0's value: the same bits on
-  /// every rank, transport and run. Collective; `values` has the same length everywhere (CollectiveMismatch if not).
+  /// values[i] becomes the sum over ranks of values[i], added in rank order starting from rank 0's value: the
+  /// same bits on every rank, transport and run. Collective; `values` has the same length everywhere
+  /// (CollectiveMismatch if not).
   void all_reduce_sum(std::span<float> values);
   void all_reduce_sum(std::span<double> values);
 
@@ -74,8 +78,8 @@ class Communicator {
   /// A group of the same ranks with an independent order of operations. Collective.
   Communicator duplicate() const { return split(0, rank()); }
 
-  /// Declares this group broken: every rank that waits in it, or calls it later, throws TransportError with `reason`.
-  /// Not collective; callable from any thread.
+  /// Declares this group broken: every rank that waits in it, or calls it later, throws TransportError with
+  /// `reason`. Not collective; callable from any thread.
   void abort(std::string_view reason);
 
   /// Internal: the engine underneath, for the parts of flexep that build on it.
@@ -86,10 +90,11 @@ class Communicator {
   std::shared_ptr<Transport> transport_;
 };
 
-/// Runs `body` once for each of `num_ranks` ranks, as threads of this process, and returns when all have finished.
+/// Runs `body` once for each of `num_ranks` ranks, as threads of this process, and returns when all have
+/// finished.
 ///
-/// When a rank's body throws, its group is aborted with that error's text, so that no other rank waits for it; when all
-/// threads have ended, the error of the rank that failed first is rethrown here.
+/// When a rank's body throws, its group is aborted with that error's text, so that no other rank waits for
+/// it; when all threads have ended, the error of the rank that failed first is rethrown here.
 void in_process(int num_ranks, const std::function<void(Communicator&)>& body,
                 const CommunicatorOptions& options = {});
 

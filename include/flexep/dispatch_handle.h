@@ -11,12 +11,12 @@ namespace flexep {
 
 struct DispatchState;
 
-/// What a dispatch decided: which rank's which row every token went to. Made by ElasticBuffer::dispatch; given to combine
-/// and to a cached dispatch, any number of times.
+/// What a dispatch decided: which rank's which row every token went to. Made by ElasticBuffer::dispatch;
+/// given to combine and to a cached dispatch, any number of times.
 ///
-/// Immutable and cheap to copy; safe to use from several threads and after its buffer is gone. Symbols: R ranks, T this
-/// rank's tokens, K top-k columns, El local experts, M rows received in the compact layout, c_i (token, expert) pairs that
-/// local expert i received, A the alignment, align(x) the next multiple of A.
+/// Immutable and cheap to copy; safe to use from several threads and after its buffer is gone. Symbols: R
+/// ranks, T this rank's tokens, K top-k columns, El local experts, M rows received in the compact layout, c_i
+/// (token, expert) pairs that local expert i received, A the alignment, align(x) the next multiple of A.
 class DispatchHandle {
  public:
   DispatchHandle() = default;
@@ -42,7 +42,7 @@ class DispatchHandle {
   /// Rows of recv.x: M in the compact layout, num_expanded_tokens() in the expanded one.
   int num_rows() const;
 
-  /// The ids that were dispatched: [T, K], in their own dtype.
+  /// The ids that were dispatched: [T, K], in their own dtype; -1 where max_recv_tokens dropped the pair.
   const Tensor& topk_idx() const;
   /// [El], c_i.
   std::span<const std::int32_t> num_recv_tokens_per_expert() const;
@@ -52,6 +52,9 @@ class DispatchHandle {
   std::span<const std::int32_t> expert_start_rows() const;
   /// [El]. Compact: inclusive prefix sum of align(c_i). Expanded: expert_start_rows()[i] + c_i.
   std::span<const std::int32_t> psum_num_recv_tokens_per_expert() const;
+  /// [El], pairs that local expert i would have received had max_recv_tokens of this rank not dropped them.
+  /// All other counts are what was received.
+  std::span<const std::int32_t> num_dropped_tokens() const;
   /// [R], inclusive prefix sum of tokens received per source rank; the last is M.
   std::span<const std::int32_t> psum_num_recv_tokens_per_rank() const;
   /// int32 [M, K + 2], in (source rank, source token) order. Column 0: global source index. Column 1: opaque.

@@ -68,6 +68,10 @@ struct DispatchArgs {
   /// Whether the handle keeps a copy of topk_idx; otherwise it keeps the tensor itself, which must not change
   /// while the handle lives.
   bool do_handle_copy = true;
+  /// The most rows that this rank's recv.x may have; 0 = no limit. Ranks may differ. What does not fit is
+  /// dropped as docs/layouts.md says, before anything moves, and counted in handle.num_dropped_tokens().
+  /// Costs a second exchange of counts, only when it happens.
+  int max_recv_tokens = 0;
 
   /// Returns before the rows have moved; the result's event tells when. Until then the inputs stay as they
   /// are, outputs are not read, and the caller keeps memory alive that no tensor owns.

@@ -6,7 +6,8 @@
 
 namespace flexep {
 
-/// Every environment variable that flexep reads, one documented member each. Nothing else in the library calls getenv.
+/// Every environment variable that flexep reads, one documented member each. Nothing else in the library
+/// calls getenv.
 struct Environment {
   /// RANK: this process's rank in the job. As torchrun sets it.
   std::optional<int> rank;
@@ -16,17 +17,20 @@ struct Environment {
   std::optional<int> local_rank;
   /// LOCAL_WORLD_SIZE: number of ranks on this machine.
   std::optional<int> local_world_size;
-  /// FLEXEP_JOB_ID, else TORCHELASTIC_RUN_ID, else MASTER_ADDR:MASTER_PORT: names the job, so that local processes of one
-  /// job find each other and those of two jobs do not.
+  /// FLEXEP_JOB_ID, else TORCHELASTIC_RUN_ID, else MASTER_ADDR:MASTER_PORT: names the job, so that local
+  /// processes of one job find each other and those of two jobs do not.
   std::optional<std::string> job_id;
   /// FLEXEP_TIMEOUT_SECS: how long an operation waits for a peer before it throws TimeoutError. Default 300.
   std::optional<double> timeout_secs;
-  /// FLEXEP_NUM_THREADS: threads that one rank uses for communication when `num_sms` is 0. Default: cores / local ranks.
+  /// FLEXEP_NUM_THREADS: threads that one rank uses for communication when `num_sms` is 0. Default: cores /
+  /// local ranks.
   std::optional<int> num_threads;
-  /// FLEXEP_CPU_TARGET: forces an instruction set of the CPU kernels ("scalar", "avx2", "avx512"); the results are the same.
+  /// FLEXEP_CPU_TARGET: forces an instruction set of the CPU kernels ("scalar", "avx2", "avx512"); the
+  /// results are the same.
   std::optional<std::string> cpu_target;
 
-  /// Reads the environment as it is now. @throws InvalidArgument that names a variable whose value does not parse.
+  /// Reads the environment as it is now. @throws InvalidArgument that names a variable whose value does not
+  /// parse.
   static Environment read();
 };
 

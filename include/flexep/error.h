@@ -6,7 +6,8 @@
 #include <utility>
 #include <vector>
 
-/// What flexep throws. The library never prints, aborts or exits; docs/errors.md says what a program can do about each.
+/// What flexep throws. The library never prints, aborts or exits; docs/errors.md says what a program can do
+/// about each.
 namespace flexep {
 
 /// Base of everything that flexep throws on purpose. what() is one sentence for the person who reads the log.
@@ -27,7 +28,8 @@ class InvalidArgument : public Error {
   std::string argument_;
 };
 
-/// Ranks called the same operation with arguments that must agree and do not. Thrown on every rank; the group stays usable.
+/// Ranks called the same operation with arguments that must agree and do not. Thrown on every rank; the group
+/// stays usable.
 class CollectiveMismatch : public Error {
  public:
   CollectiveMismatch(std::string field, std::vector<std::string> values, const std::string& what)
@@ -42,7 +44,8 @@ class CollectiveMismatch : public Error {
   std::vector<std::string> values_;
 };
 
-/// Another rank could not take part and said why. Thrown in the exchange phase, on all ranks but that one; the group stays usable.
+/// Another rank could not take part and said why. Thrown in the exchange phase, on all ranks but that one;
+/// the group stays usable.
 class PeerError : public Error {
  public:
   PeerError(int rank, const std::string& what) : Error(what), rank_(rank) {}
@@ -73,8 +76,8 @@ class TimeoutError : public Error {
   unsigned long long sequence_number_;
 };
 
-/// The group is broken: a rank's process ended, a rank left or aborted, or the operating system refused a resource
-/// that the group needs. The group is poisoned: its later calls throw at once.
+/// The group is broken: a rank's process ended, a rank left or aborted, or the operating system refused a
+/// resource that the group needs. The group is poisoned: its later calls throw at once.
 class TransportError : public Error {
  public:
   explicit TransportError(const std::string& what, std::vector<int> failed_ranks = {})

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// Everything of flexep's core: groups of ranks, tensors, ElasticBuffer. The MoE layer is in flexep/moe/, the oracle in
-/// flexep/reference.h.
+/// Everything of flexep's core: groups of ranks, tensors, ElasticBuffer. The MoE layer is in flexep/moe/, the
+/// oracle in flexep/reference.h.
 
 #include "flexep/communicator.h"
 #include "flexep/dispatch_handle.h"

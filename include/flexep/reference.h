@@ -8,8 +8,9 @@
 
 #include "flexep/tensor.h"
 
-/// The oracle: what flexep's operations mean, in the plainest code, for all ranks at once in a single process.
-/// Everything else in flexep is held against it, bit for bit; users can hold their own integration against it too.
+/// The oracle: what flexep's operations mean, in the plainest code, for all ranks at once in a single
+/// process. Everything else in flexep is held against it, bit for bit; users can hold their own integration
+/// against it too.
 namespace flexep::reference {
 
 /// What one rank passes to dispatch.
@@ -24,9 +25,12 @@ struct DispatchOptions {
   int num_experts = 0;
   int expert_alignment = 1;
   bool do_expand = false;
-  /// Gap rows of the expanded layout are zero; without it the reference fills them with a poison that no test expects to see.
+  /// Gap rows of the expanded layout are zero; without it the reference fills them with a poison that no test
+  /// expects to see.
   bool do_zero_padding = false;
   int num_max_tokens_per_rank = 0;  ///< N of the global source index; 0 = the largest T
+  std::vector<int>
+      max_recv_tokens;  ///< [R], the most rows of each rank's output, 0 = no limit; empty = no limits
 };
 
 /// What one rank receives; shapes and meaning as in DispatchResult and DispatchHandle.
@@ -36,6 +40,7 @@ struct RankOutput {
   Tensor topk_weights;
   Tensor sf;  ///< [rows, P], row-major
   std::vector<std::int32_t> num_recv_tokens_per_expert;
+  std::vector<std::int32_t> num_dropped_tokens;
   std::vector<std::int32_t> psum_num_recv_tokens_per_expert;
   std::vector<std::int32_t> psum_num_recv_tokens_per_rank;
   Tensor recv_src_metadata;  ///< int32 [M, K + 2]; column 1 is 0
@@ -49,8 +54,8 @@ struct CombineOptions {
 };
 
 struct CombineInput {
-  Tensor x;             ///< one row per row of RankOutput::x
-  Tensor topk_weights;  ///< like RankOutput::topk_weights, or absent
+  Tensor x;                    ///< one row per row of RankOutput::x
+  Tensor topk_weights;         ///< like RankOutput::topk_weights, or absent
   std::array<Tensor, 2> bias;  ///< [T, H'] each, summed before the rows of this rank's own tokens, or absent
 };
 
@@ -61,6 +66,7 @@ struct CombineOutput {
 
 /// All ranks' combine of `expert_outputs`, for the dispatch of `inputs` with `dispatch_options`.
 std::vector<CombineOutput> combine(std::span<const RankInput> inputs, const DispatchOptions& dispatch_options,
-                                   std::span<const CombineInput> expert_outputs, const CombineOptions& options);
+                                   std::span<const CombineInput> expert_outputs,
+                                   const CombineOptions& options);
 
 }  // namespace flexep::reference

@@ -39,6 +39,7 @@ struct ExchangeHeader {
   ArenaAddress region;
   std::uint64_t region_bytes = 0;
   std::int32_t num_max_tokens_per_rank = 0;
+  std::int32_t max_recv_tokens = 0;
 
   // Combine: where this rank's rows are.
   ArenaAddress x;

@@ -42,6 +42,9 @@ const Tensor& DispatchHandle::topk_idx() const {
 std::span<const std::int32_t> DispatchHandle::num_recv_tokens_per_expert() const {
   return state_->receive.num_recv_tokens_per_expert;
 }
+std::span<const std::int32_t> DispatchHandle::num_dropped_tokens() const {
+  return state_->num_dropped_tokens;
+}
 std::span<const std::int32_t> DispatchHandle::num_aligned_recv_tokens_per_expert() const {
   return state_->receive.num_aligned_recv_tokens_per_expert;
 }

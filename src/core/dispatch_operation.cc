@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "common/check.h"
+#include "routing/drops.h"
 #include "routing/routing_counts.h"
 
 namespace flexep {
@@ -24,6 +25,20 @@ Tensor as_int64(const Tensor& topk_idx) {
   Tensor wide = Tensor::empty(narrow.shape(), DType::kInt64);
   std::ranges::copy(narrow.values<std::int32_t>(), wide.data<std::int64_t>());
   return wide;
+}
+
+Tensor as_dtype(const Tensor& ids, DType dtype) {
+  if (dtype == DType::kInt64) return ids;
+  Tensor narrow = Tensor::empty(ids.shape(), dtype);
+  std::ranges::transform(ids.values<std::int64_t>(), narrow.data<std::int32_t>(),
+                         [](std::int64_t id) { return static_cast<std::int32_t>(id); });
+  return narrow;
+}
+
+std::vector<std::int32_t> limits_of(const ExchangeResult& agreed) {
+  std::vector<std::int32_t> limits;
+  for (const auto& header : agreed.headers) limits.push_back(header.max_recv_tokens);
+  return limits;
 }
 
 std::vector<ReceiveSize> sizes_of(AllCounts counts, const RoutingShape& shape, const ReceiveLayout& mine,
@@ -67,10 +82,14 @@ PushTarget target_in(const OutputFormat& format, const ReceiveSize& size, std::b
 }  // namespace
 
 void DispatchOperation::agree_and_place() {
-  const ExchangeResult agreed = agree();
+  ExchangeResult agreed = agree();
   if (args_.handle) {
     result_.handle = args_.handle;
   } else {
+    num_routed_tokens_ =
+        plan_receive(agreed.counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
+    const auto limits = limits_of(agreed);
+    if (exceeds_limits(agreed.counts, request_.shape, limits)) agreed = drop(agreed, limits);
     plan(agreed);
   }
   place(agreed);
@@ -110,7 +129,19 @@ ExchangeMessage DispatchOperation::announce(std::span<const std::int32_t> counts
   header.region = region_.address();
   header.region_bytes = region_.num_bytes();
   header.num_max_tokens_per_rank = request_.num_max_tokens_per_rank;
+  header.max_recv_tokens = args_.max_recv_tokens;
   return message;
+}
+
+// Takes the pairs that do not fit out of the ids, as if they had never been there, and exchanges counts anew.
+ExchangeResult DispatchOperation::drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits) {
+  std::optional<RoutingCounts> counts;
+  return engine_.agreement.exchange({"dispatch: drops", sequence_number_}, [&] {
+    ids_ = ids_.clone();
+    drop_pairs(ids_.values<std::int64_t>(), agreed.counts, request_.shape, limits, engine_.rank());
+    counts = count_routing(view_of(ids_), request_.shape, engine_.rank());
+    return announce(counts->block());
+  });
 }
 
 void DispatchOperation::plan(const ExchangeResult& agreed) {
@@ -123,13 +154,20 @@ void DispatchOperation::plan(const ExchangeResult& agreed) {
   state->num_sms = request_.num_sms;
   state->do_zero_padding = request_.do_zero_padding;
   state->sf_is_col_major = request_.format.sf_is_col_major;
-  state->topk_idx = args_.do_handle_copy ? args_.topk_idx.clone() : args_.topk_idx;
-  const bool shares_memory = ids_.data() == args_.topk_idx.data();
-  state->ids = shares_memory ? state->topk_idx : ids_;
+  keep_ids(*state);
   state->send = plan_send(view_of(ids_), agreed.counts, request_.shape, engine_.rank());
   state->receive = plan_receive(agreed.counts, request_.shape, engine_.rank());
   state->receive_sizes = sizes_of(agreed.counts, request_.shape, state->receive, engine_.rank());
+  for (std::size_t i = 0; i < num_routed_tokens_.size(); ++i) {
+    state->num_dropped_tokens.push_back(num_routed_tokens_[i] - state->receive.num_recv_tokens_per_expert[i]);
+  }
   result_.handle = DispatchHandle(fresh_state_);
+}
+
+void DispatchOperation::keep_ids(DispatchState& state) const {
+  const bool are_the_callers = ids_.data() == args_.topk_idx.data();
+  state.ids = are_the_callers && args_.do_handle_copy ? ids_.clone() : ids_;
+  state.topk_idx = as_dtype(state.ids, request_.idx_dtype);
 }
 
 void DispatchOperation::place(const ExchangeResult& agreed) {
@@ -262,8 +300,9 @@ void DispatchOperation::zero_gaps() const {
 void DispatchOperation::add_stats() const {
   if (!args_.cumulative_local_expert_recv_stats) return;
   const auto totals = args_.cumulative_local_expert_recv_stats.values<std::int32_t>();
-  const auto& counts = state().receive.num_recv_tokens_per_expert;
-  for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += counts[i];
+  const auto& received = state().receive.num_recv_tokens_per_expert;
+  const auto& dropped = state().num_dropped_tokens;
+  for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += received[i] + dropped[i];
 }
 
 }  // namespace flexep

@@ -27,7 +27,9 @@ class DispatchOperation {
  private:
   ExchangeResult agree();
   ExchangeMessage announce(std::span<const std::int32_t> counts) const;
+  ExchangeResult drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits);
   void plan(const ExchangeResult& agreed);
+  void keep_ids(DispatchState& state) const;
   void place(const ExchangeResult& agreed);
   void make_outputs();
   void push();
@@ -41,8 +43,9 @@ class DispatchOperation {
   DispatchArgs args_;
   std::uint64_t sequence_number_;
   DispatchRequest request_;
-  Tensor ids_;                                  ///< int64 [T, K], contiguous; unless the dispatch is cached
-  std::shared_ptr<DispatchState> fresh_state_;  ///< what result_.handle holds, unless the dispatch is cached
+  std::vector<std::int32_t> num_routed_tokens_;  ///< [El], what local experts would receive without limits
+  Tensor ids_;                                   ///< int64 [T, K], contiguous; unless the dispatch is cached
+  std::shared_ptr<DispatchState> fresh_state_;   ///< what result_.handle holds, unless the dispatch is cached
   Arena::Block region_;              ///< where this rank's output goes, until it is cut into tensors
   std::vector<PushTarget> targets_;  ///< where this rank's rows go
   DispatchResult result_;

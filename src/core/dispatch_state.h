@@ -22,12 +22,13 @@ struct DispatchState {
   int num_sms = 0;
   bool do_zero_padding = false;
   bool sf_is_col_major = false;
-  Tensor topk_idx;                         ///< [T, K], as it was passed
-  Tensor ids;                              ///< the same as int64, contiguous
-  SendPlan send;                           ///< this rank as a source
-  ReceiveLayout receive;                   ///< this rank as a destination
-  std::vector<ReceiveSize> receive_sizes;  ///< every rank as a destination
-  Tensor recv_src_metadata;                ///< int32 [M, K + 2]
+  Tensor topk_idx;                               ///< [T, K], as it was passed
+  Tensor ids;                                    ///< the same as int64, contiguous
+  std::vector<std::int32_t> num_dropped_tokens;  ///< [El], on this rank as a destination
+  SendPlan send;                                 ///< this rank as a source
+  ReceiveLayout receive;                         ///< this rank as a destination
+  std::vector<ReceiveSize> receive_sizes;        ///< every rank as a destination
+  Tensor recv_src_metadata;                      ///< int32 [M, K + 2]
 
   int num_rows() const { return receive.num_rows(shape.do_expand); }
 };

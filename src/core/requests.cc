@@ -167,6 +167,10 @@ DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& co
   request.idx_dtype = is_cached ? args.handle.topk_idx().dtype() : args.topk_idx.dtype();
   request.num_max_tokens_per_rank =
       is_cached ? args.handle.num_max_tokens_per_rank() : resolve_num_max_tokens(args, context);
+  require_argument(args.max_recv_tokens >= 0 && !(is_cached && args.max_recv_tokens > 0), "max_recv_tokens",
+                   "max_recv_tokens on rank {} is {}, but must not be negative, nor be given with a handle, "
+                   "which has dropped already",
+                   context.rank, args.max_recv_tokens);
   request.num_sms = resolve_num_sms(args.num_sms, is_cached ? args.handle.num_sms() : context.default_num_sms,
                                     context.rank);
   request.do_zero_padding =

@@ -147,6 +147,7 @@ std::vector<RankOutput> dispatch(std::span<const RankInput> inputs, const Dispat
       receive_compact(output, inputs, arrivals);
     }
     output.num_recv_tokens_per_expert = arrivals.num_tokens;
+    output.num_dropped_tokens = arrivals.num_dropped;
     output.psum_num_recv_tokens_per_expert = psum_per_expert(arrivals, options.do_expand);
     output.psum_num_recv_tokens_per_rank = psum_per_rank(arrivals, inputs.size());
     output.recv_src_metadata =

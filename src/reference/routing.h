@@ -25,6 +25,7 @@ struct Arrivals {
   std::vector<std::int32_t> num_tokens;   ///< [El], (token, column) pairs per local expert
   std::vector<std::int32_t> num_aligned;  ///< [El], the same, each rounded up to the alignment
   std::vector<std::int32_t> start_row;    ///< [El], first row of each local expert in the expanded layout
+  std::vector<std::int32_t> num_dropped;  ///< [El], pairs that did not fit the rank's limit
   std::int32_t num_expanded_rows = 0;
 };
 

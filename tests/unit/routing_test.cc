@@ -3,6 +3,7 @@
 
 #include "flexep/error.h"
 #include "flexep/plan_model.h"
+#include "routing/drops.h"
 #include "routing/receive_layout.h"
 #include "routing/routing_counts.h"
 #include "routing/send_plan.h"
@@ -102,6 +103,30 @@ TEST(RoutingTest, BadIdsAreNamed) {
   EXPECT_EQ(message_of({-2, 1}), "topk_idx on rank 1: token 0, column 0 is -2, outside [-1, 4)");
   EXPECT_EQ(message_of({3, 3}), "topk_idx on rank 1: token 0 names expert 3 twice, in columns 0 and 1");
   EXPECT_EQ(message_of({-1, -1}), "");
+}
+
+std::vector<std::int64_t> kept_of(int rank, const RoutingShape& s, const std::vector<std::int32_t>& limits) {
+  const Counts counts(s);
+  auto ids = rank == 0 ? kIds0 : kIds1;
+  drop_pairs(ids, counts.all, s, limits, rank);
+  return ids;
+}
+
+TEST(DropTest, CompactOutputKeepsItsFirstRows) {
+  // Rank 1 receives tokens 0 and 2 of rank 0 and token 0 of rank 1; two fit.
+  EXPECT_TRUE(exceeds_limits(Counts(shape(false)).all, shape(false), std::vector<std::int32_t>{0, 2}));
+  EXPECT_FALSE(exceeds_limits(Counts(shape(false)).all, shape(false), std::vector<std::int32_t>{2, 3}));
+  EXPECT_EQ(kept_of(0, shape(false), {0, 2}), kIds0);
+  EXPECT_EQ(kept_of(1, shape(false), {0, 2}), (std::vector<std::int64_t>{-1, -1}));
+}
+
+TEST(DropTest, ExpandedOutputKeepsTheSameNumberOfFirstPairsOfEachExpert) {
+  // Rank 1's experts 2 and 3 have two pairs each, one from each source. Aligned to 4 both need 8 rows with
+  // any quota but 0.
+  EXPECT_EQ(kept_of(0, shape(true), {0, 3}), kIds0) << "a quota of 1 keeps the pairs of rank 0";
+  EXPECT_EQ(kept_of(1, shape(true), {0, 3}), (std::vector<std::int64_t>{-1, -1}));
+  EXPECT_EQ(kept_of(0, shape(true, 4), {0, 7}), (std::vector<std::int64_t>{0, -1, 1, 0, -1, -1}));
+  EXPECT_EQ(kept_of(1, shape(true, 4), {0, 8}), kIds1);
 }
 
 // Published or recomputed figures of DeepEP V2.

@@ -2,9 +2,11 @@
 //
 // What a rank does in its own memory.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
+#include "kernels/cpu/scatter_rows.h"
 
 namespace flexep::cpu {
 namespace {
@@ -32,7 +34,14 @@ void CpuBackend::zero_gaps(const ZeroGapsJob& job, int width) {
 void CpuBackend::copy(std::byte* to, const std::byte* from, std::size_t num_bytes, int width) {
   pool(width).parallel_for(static_cast<std::int64_t>(num_bytes), kBytesPerPiece,
                            [&](std::int64_t begin, std::int64_t end) {
-                             std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
+                             // One "row" to one place: the kernel knows how to store around the caches.
+                             const std::array<std::int64_t, 2> dst_begin = {0, 1};
+                             std::byte* const dst = to + begin;
+                             scatter_rows({.src = from + begin,
+                                           .row_bytes = static_cast<std::size_t>(end - begin),
+                                           .dst_begin = dst_begin,
+                                           .dsts = std::span(&dst, 1)},
+                                          choose_store_mode(num_bytes));
                            });
 }
 

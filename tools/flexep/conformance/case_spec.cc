@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "conformance/random.h"
 
@@ -63,7 +64,18 @@ DType draw_payload_dtype(Random& random) {
       {DType::kFloat8E4M3, DType::kUInt8, DType::kInt8, DType::kInt16, DType::kInt32, DType::kInt64});
 }
 
+/// Limits around what ranks receive: some bite, some do not, some ranks have none.
+void draw_limits(Random& random, CaseSpec& spec) {
+  spec.max_recv_tokens.assign(spec.num_tokens.size(), 0);
+  if (!random.one_in(4)) return;
+  const int total = std::accumulate(spec.num_tokens.begin(), spec.num_tokens.end(), 0);
+  for (int& limit : spec.max_recv_tokens) {
+    if (!random.one_in(3)) limit = random.in_range(1, std::max(2, spec.do_expand ? 2 * total : total));
+  }
+}
+
 void draw_extras(Random& random, CaseSpec& spec) {
+  draw_limits(random, spec);
   if (random.one_in(4)) spec.idx_dtype = DType::kInt32;
   if (random.one_in(3)) spec.num_sf_packs = random.in_range(1, 9);
   if (random.one_in(2)) spec.sf_dtype = DType::kInt32;
@@ -101,7 +113,8 @@ reference::DispatchOptions CaseSpec::dispatch_options() const {
           .expert_alignment = expert_alignment,
           .do_expand = do_expand,
           .do_zero_padding = do_zero_padding,
-          .num_max_tokens_per_rank = agreed_num_max_tokens()};
+          .num_max_tokens_per_rank = agreed_num_max_tokens(),
+          .max_recv_tokens = max_recv_tokens};
 }
 
 std::string CaseSpec::to_string() const {
@@ -117,7 +130,7 @@ std::string CaseSpec::to_string() const {
   text += fmt::format(", ids {}, {} packs of sf{}, {} biases{}{}", flexep::name_of(idx_dtype), num_sf_packs,
                       sf_is_col_major ? " by columns" : "", num_biases, is_strided ? ", strided" : "",
                       do_handle_copy ? "" : ", ids kept");
-  return text;
+  return text + fmt::format(", limits {}", fmt::join(max_recv_tokens, "/"));
 }
 
 CaseSpec draw_case(std::uint64_t seed, int num_ranks) {

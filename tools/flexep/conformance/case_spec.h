@@ -47,6 +47,7 @@ struct CaseSpec {
   int num_biases = 0;
   bool is_strided = false;  ///< inputs lie in memory with holes between rows, scaling factors by columns
   bool do_handle_copy = true;
+  std::vector<int> max_recv_tokens;  ///< [R], 0 = no limit
 
   RoutingKind routing = RoutingKind::kUniform;
   ValueKind values = ValueKind::kOrdinary;

@@ -34,6 +34,7 @@ class CaseOnRank {
   Tensor as_passed(const Tensor& tensor) const;
   Tensor scales_as_passed(const Tensor& sf) const;
   void check_handle(const DispatchHandle& handle);
+  void check_ids(const Tensor& topk_idx);
   void check_scales(std::string_view operation, const reference::RankOutput& expected,
                     const DispatchResult& got, const std::vector<bool>& compared);
   void check_metadata(const Tensor& metadata);
@@ -126,14 +127,16 @@ DispatchResult CaseOnRank::dispatch() {
                                                .use_tma_aligned_col_major_sf = spec_.sf_is_col_major,
                                                .cumulative_local_expert_recv_stats = stats,
                                                .do_handle_copy = spec_.do_handle_copy,
+                                               .max_recv_tokens = spec_.max_recv_tokens[rank_],
                                                .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
   findings_.compare("dispatch, input x", input.x, x.clone());
   check_scales("dispatch", expected, got, compared);
   const auto counted = stats.values<std::int32_t>();
-  findings_.compare("cumulative_local_expert_recv_stats", expected.num_recv_tokens_per_expert,
-                    std::span<const std::int32_t>(counted));
+  std::vector<std::int32_t> routed = expected.num_recv_tokens_per_expert;
+  for (std::size_t i = 0; i < routed.size(); ++i) routed[i] += expected.num_dropped_tokens[i];
+  findings_.compare("cumulative_local_expert_recv_stats", routed, std::span<const std::int32_t>(counted));
   findings_.compare("dispatch, recv.x", expected.x, got.x, compared);
   findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
   findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
@@ -164,7 +167,8 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
                     handle.num_recv_tokens());
   findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
   findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
-  findings_.compare("handle.topk_idx", input.topk_idx, handle.topk_idx().clone());
+  check_ids(handle.topk_idx());
+  findings_.compare("handle.num_dropped_tokens", expected.num_dropped_tokens, handle.num_dropped_tokens());
   findings_.compare("handle.num_recv_tokens_per_expert", counts, handle.num_recv_tokens_per_expert());
   findings_.compare("handle.num_aligned_recv_tokens_per_expert", aligned,
                     handle.num_aligned_recv_tokens_per_expert());
@@ -174,6 +178,23 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
   findings_.compare("handle.psum_num_recv_tokens_per_rank", expected.psum_num_recv_tokens_per_rank,
                     handle.psum_num_recv_tokens_per_rank());
   check_metadata(handle.recv_src_metadata());
+}
+
+void CaseOnRank::check_ids(const Tensor& topk_idx) {
+  const Tensor& sent = expected_.inputs[rank_].topk_idx;
+  const bool has_limits = std::ranges::any_of(spec_.max_recv_tokens, [](int limit) { return limit > 0; });
+  if (!has_limits) return findings_.compare("handle.topk_idx", sent, topk_idx.clone());
+  // Which pairs were dropped shows in what ranks receive; here, that nothing else has changed.
+  findings_.compare("handle.topk_idx, shape", sent.shape().to_string(), topk_idx.shape().to_string());
+  const Tensor kept = topk_idx.clone();
+  const std::size_t id_bytes = size_of(sent.dtype());
+  const auto* before = static_cast<const std::byte*>(sent.data());
+  auto* after = static_cast<std::byte*>(kept.data());
+  const std::int64_t unrouted = -1;
+  for (std::int64_t i = 0; i < sent.num_elements(); ++i, before += id_bytes, after += id_bytes) {
+    if (std::memcmp(after, &unrouted, id_bytes) == 0) std::memcpy(after, before, id_bytes);
+  }
+  findings_.compare("handle.topk_idx, pairs that were not dropped", sent, kept);
 }
 
 void CaseOnRank::check_metadata(const Tensor& metadata) {
