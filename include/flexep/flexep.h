@@ -4,6 +4,7 @@
 /// Everything of flexep's core: groups of ranks, tensors, ElasticBuffer. The MoE layer is in flexep/moe/, the
 /// oracle in flexep/reference.h.
 
+#include "flexep/cast.h"
 #include "flexep/communicator.h"
 #include "flexep/dispatch_handle.h"
 #include "flexep/elastic_buffer.h"

@@ -47,7 +47,7 @@ struct NumSmsInputs {
 };
 
 /// Every term of the model. Traffic is relative to one token row sent per destination rank;
-/// docs/architecture.md has the formulas.
+/// docs/plan_model.md has the formulas.
 struct NumSmsModel {
   double ranks_per_token = 0;    ///< expected number of ranks that own one of a token's experts
   double domains_per_token = 0;  ///< expected number of domains, 1 inside a single domain

@@ -152,6 +152,52 @@ struct Float16 {
 };
 static_assert(sizeof(Float16) == 2);
 
+/// fp8 with 4 bits of exponent and 3 of fraction, no infinities, largest number 448 ("e4m3fn"). Round to
+/// nearest even, subnormals kept; what rounds beyond 448, and every NaN, becomes the NaN 0x7F of its sign.
+struct Float8E4M3 {
+  std::uint8_t bits = 0;
+
+  Float8E4M3() = default;
+  explicit constexpr Float8E4M3(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
+  explicit constexpr operator float() const {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x80u) << 24;
+    const std::uint32_t exponent = (bits >> 3) & 0xFu;
+    const std::uint32_t fraction = bits & 0x7u;
+    if ((bits & 0x7Fu) == 0x7Fu) return std::bit_cast<float>(sign | 0x7FC00000u);
+    if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 120) << 23) | (fraction << 20));
+    // A subnormal is fraction * 2^-9.
+    const float magnitude = static_cast<float>(fraction) * 0x1p-9f;
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+  }
+  static constexpr Float8E4M3 from_bits(std::uint8_t bits) {
+    Float8E4M3 value;
+    value.bits = bits;
+    return value;
+  }
+
+ private:
+  static constexpr std::uint8_t round(std::uint32_t f) {
+    const auto sign = static_cast<std::uint8_t>((f >> 24) & 0x80u);
+    const std::uint32_t magnitude = f & 0x7FFFFFFFu;
+    if (magnitude > 0x43E80000u) return sign | 0x7Fu;  // above 464, half way from 448 to what would be 480
+    if (magnitude >= 0x3C800000u) {                    // 2^-6: normal
+      const std::uint32_t rebased = magnitude - (120u << 23);
+      return static_cast<std::uint8_t>(sign | ((rebased + 0x7FFFFu + ((rebased >> 20) & 1u)) >> 20));
+    }
+    // Subnormal: how many multiples of 2^-9, rounded. Below half of one it is zero.
+    const std::uint32_t exponent = magnitude >> 23;
+    if (exponent < 117) return sign;
+    const std::uint32_t significand = (magnitude & 0x7FFFFFu) | 0x800000u;
+    const std::uint32_t shift = 141 - exponent;
+    const std::uint32_t kept = significand >> shift;
+    const std::uint32_t rest = significand & ((1u << shift) - 1);
+    const std::uint32_t half = 1u << (shift - 1);
+    const bool up = rest > half || (rest == half && (kept & 1u) != 0);
+    return static_cast<std::uint8_t>(sign | (kept + (up ? 1u : 0u)));
+  }
+};
+static_assert(sizeof(Float8E4M3) == 1);
+
 /// The DType of a C++ element type.
 template <typename T>
 struct DTypeOf;
@@ -162,6 +208,10 @@ struct DTypeOf<BFloat16> {
 template <>
 struct DTypeOf<Float16> {
   static constexpr DType value = DType::kFloat16;
+};
+template <>
+struct DTypeOf<Float8E4M3> {
+  static constexpr DType value = DType::kFloat8E4M3;
 };
 template <>
 struct DTypeOf<std::uint8_t> {
