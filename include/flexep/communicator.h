@@ -17,8 +17,8 @@ namespace flexep {
 class Transport;
 
 struct CommunicatorOptions {
-  /// How long an operation waits for a peer before it throws TimeoutError; 0 = FLEXEP_TIMEOUT_SECS, else 300
-  /// s.
+  /// How long an operation waits for a peer before it throws TimeoutError, 1 ms to 10 years;
+  /// 0 = FLEXEP_TIMEOUT_SECS, else 300 s.
   std::chrono::milliseconds timeout{0};
 };
 
@@ -38,7 +38,7 @@ class Communicator {
   static Communicator from_environment(const CommunicatorOptions& options = {});
 
   /// A group of one rank.
-  static Communicator self();
+  static Communicator self(const CommunicatorOptions& options = {});
 
   int rank() const;
   int num_ranks() const;

@@ -3,12 +3,13 @@
 
 #include <fmt/format.h>
 
-#include <atomic>
+#include <mutex>
 
 #include "common/check.h"
 #include "core/timeout.h"
 #include "flexep/env.h"
 #include "flexep/error.h"
+#include "transport/in_process/in_process_fabric.h"
 #include "transport/open_transport.h"
 #include "transport/shm/shm_fabric.h"
 
@@ -18,12 +19,6 @@ namespace {
 int require_set(const std::optional<int>& value, const char* name, const char* because) {
   require_argument(value.has_value(), name, "{} is not set, but {} is: a job needs both", name, because);
   return *value;
-}
-
-// Groups made by the same processes one after the other must not meet each other's sockets.
-std::string next_job_id(const std::string& id) {
-  static std::atomic<int> num_groups{0};
-  return fmt::format("{}#{}", id, num_groups++);
 }
 
 ShmJob job_of(const Environment& env) {
@@ -41,21 +36,34 @@ ShmJob job_of(const Environment& env) {
   require_argument(num_ranks == 1 || env.job_id.has_value(), "FLEXEP_JOB_ID",
                    "nothing names the job: set FLEXEP_JOB_ID to the same text in its {} processes",
                    num_ranks);
-  return {.id = next_job_id(env.job_id.value_or("single")), .rank = rank, .num_ranks = num_ranks};
+  return {.id = env.job_id.value_or("single"), .rank = rank, .num_ranks = num_ranks};
+}
+
+// Groups made by the same processes one after the other must not meet each other's sockets, and those that
+// try again after a failure must: only groups that were opened count.
+std::shared_ptr<Transport> open_next_group(ShmJob job, std::chrono::milliseconds timeout) {
+  static std::mutex mutex;
+  static int num_groups = 0;
+  const std::lock_guard lock(mutex);
+  job.id = fmt::format("{}#{}", job.id, num_groups);
+  auto group = open_shm_group(job, timeout);
+  ++num_groups;
+  return group;
 }
 
 }  // namespace
 
 Communicator Communicator::from_environment(const CommunicatorOptions& options) {
   const Environment env = Environment::read();
-  if (!env.rank && !env.world_size) return self();
+  if (!env.rank && !env.world_size) return self(options);
   const ShmJob job = job_of(env);
-  if (job.num_ranks == 1) return self();
-  return Communicator(open_shm_group(job, resolve_timeout(options, env)));
+  if (job.num_ranks == 1) return self(options);
+  return Communicator(open_next_group(job, resolve_timeout(options, env)));
 }
 
-Communicator Communicator::self() {
-  return Communicator(open_in_process_group(1, resolve_timeout({}, Environment::read())).front());
+Communicator Communicator::self(const CommunicatorOptions& options) {
+  const auto timeout = resolve_timeout(options, Environment::read());
+  return Communicator(open_in_process_group(std::make_shared<InProcessWorld>(1), timeout).front());
 }
 
 int Communicator::rank() const {

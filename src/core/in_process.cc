@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "common/check.h"
@@ -8,6 +11,7 @@
 #include "flexep/communicator.h"
 #include "flexep/env.h"
 #include "flexep/error.h"
+#include "transport/in_process/in_process_fabric.h"
 #include "transport/open_transport.h"
 
 namespace flexep {
@@ -48,22 +52,39 @@ void run_rank(Communicator comm, const std::function<void(Communicator&)>& body,
   }
 }
 
+// Starts a thread for each rank. When the system has no more, those that run are told.
+std::vector<std::thread> start_ranks(const std::shared_ptr<InProcessWorld>& world,
+                                     const std::function<void(Communicator&)>& body,
+                                     const CommunicatorOptions& options, FirstFailure& failure) {
+  auto group = open_in_process_group(world, resolve_timeout(options, Environment::read()));
+  std::vector<std::thread> threads;
+  threads.reserve(group.size());
+  try {
+    for (auto& transport : group) {
+      threads.emplace_back([comm = Communicator(transport), world, &body, &failure]() mutable {
+        const int rank = comm.rank();
+        run_rank(std::move(comm), body, failure);
+        world->mark_ended(rank);
+      });
+    }
+  } catch (const std::system_error& error) {
+    const TransportError cause(
+        fmt::format("only {} of {} ranks could start: {}", threads.size(), group.size(), error.what()));
+    failure.record(std::make_exception_ptr(cause), false);
+    group.front()->abort(cause.what());
+  }
+  return threads;
+}
+
 }  // namespace
 
 void in_process(int num_ranks, const std::function<void(Communicator&)>& body,
                 const CommunicatorOptions& options) {
   require_argument(num_ranks >= 1, "num_ranks", "in_process needs at least 1 rank, not {}", num_ranks);
-  const auto timeout = resolve_timeout(options, Environment::read());
-  auto group = open_in_process_group(num_ranks, timeout);
   FirstFailure failure;
-  std::vector<std::thread> threads;
-  for (auto& transport : group) {
-    // The thread holds the only reference, so that a rank that returns leaves the group.
-    threads.emplace_back([comm = Communicator(std::move(transport)), &body, &failure]() mutable {
-      run_rank(std::move(comm), body, failure);
-    });
+  for (auto& thread : start_ranks(std::make_shared<InProcessWorld>(num_ranks), body, options, failure)) {
+    thread.join();
   }
-  for (auto& thread : threads) thread.join();
   failure.rethrow_if_any();
 }
 

@@ -6,16 +6,24 @@
 namespace flexep {
 namespace {
 
-constexpr std::chrono::seconds kDefaultTimeout{300};
+using Seconds = std::chrono::duration<double>;
+
+constexpr Seconds kDefault{300};
+constexpr Seconds kShortest{0.001};
+constexpr Seconds kLongest = std::chrono::hours(24 * 365 * 10);
+
+std::chrono::milliseconds require_in_range(Seconds timeout, const char* name) {
+  // Written so that it refuses NaN.
+  require_argument(kShortest <= timeout && timeout <= kLongest, name,
+                   "{} is {} s, but must be between 1 ms and 10 years", name, timeout.count());
+  return std::chrono::duration_cast<std::chrono::milliseconds>(timeout);
+}
 
 }  // namespace
 
 std::chrono::milliseconds resolve_timeout(const CommunicatorOptions& options, const Environment& env) {
-  if (options.timeout.count() > 0) return options.timeout;
-  if (!env.timeout_secs) return kDefaultTimeout;
-  require_argument(*env.timeout_secs > 0, "FLEXEP_TIMEOUT_SECS",
-                   "FLEXEP_TIMEOUT_SECS is {}, but must be positive", *env.timeout_secs);
-  return std::chrono::milliseconds(static_cast<std::int64_t>(*env.timeout_secs * 1000));
+  if (options.timeout.count() != 0) return require_in_range(options.timeout, "timeout");
+  return require_in_range(Seconds(env.timeout_secs.value_or(kDefault.count())), "FLEXEP_TIMEOUT_SECS");
 }
 
 }  // namespace flexep

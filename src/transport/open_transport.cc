@@ -7,11 +7,11 @@
 
 namespace flexep {
 
-std::vector<std::shared_ptr<Transport>> open_in_process_group(int num_ranks, std::chrono::milliseconds timeout) {
-  const auto world = std::make_shared<InProcessWorld>(num_ranks);
+std::vector<std::shared_ptr<Transport>> open_in_process_group(const std::shared_ptr<InProcessWorld>& world,
+                                                              std::chrono::milliseconds timeout) {
   std::vector<std::shared_ptr<Fabric>> fabrics;
   std::vector<Segment> controls;
-  for (int rank = 0; rank < num_ranks; ++rank) {
+  for (int rank = 0; rank < world->num_ranks(); ++rank) {
     fabrics.push_back(InProcessWorld::fabric(world, rank));
     controls.push_back(Channel::create_world_control_block(*fabrics.back()));
   }
@@ -23,7 +23,7 @@ std::vector<std::shared_ptr<Transport>> open_in_process_group(int num_ranks, std
 }
 
 std::shared_ptr<Transport> open_shm_group(const ShmJob& job, std::chrono::milliseconds timeout) {
-  auto fabric = open_shm_fabric(job, Deadline(timeout));
+  auto fabric = open_shm_fabric(job, timeout);
   const Segment control = Channel::create_world_control_block(*fabric);
   return Channel::open_world(std::move(fabric), control, timeout);
 }

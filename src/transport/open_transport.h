@@ -9,12 +9,13 @@
 
 namespace flexep {
 
+class InProcessWorld;
 struct ShmJob;
 
 /// The registry: every way to get a group of ranks. A new transport adds its function here.
 
 /// Every rank of a group of threads, made by one thread and handed one to each.
-std::vector<std::shared_ptr<Transport>> open_in_process_group(int num_ranks,
+std::vector<std::shared_ptr<Transport>> open_in_process_group(const std::shared_ptr<InProcessWorld>& world,
                                                               std::chrono::milliseconds timeout);
 
 /// This process's rank of a group of processes of one machine. Collective over the job's processes.

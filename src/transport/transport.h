@@ -14,7 +14,7 @@ namespace flexep {
 /// Names a segment among those of the rank that made it.
 using SegmentId = std::uint32_t;
 
-/// Memory of one rank that every rank of its domain can map. The memory lives as long as somebody holds it.
+/// Memory of one rank that every rank of its group can map. The memory lives as long as somebody holds it.
 struct Segment {
   SegmentId id = 0;
   std::shared_ptr<std::byte> memory;
@@ -52,8 +52,8 @@ class Transport {
   /// two poison the group.
   virtual Gathered all_gather(std::span<const std::byte> mine, const Operation& operation) = 0;
 
-  /// Memory that the other ranks can map once they are told its id. Not collective. @throws OutOfMemory,
-  /// TransportError.
+  /// Memory that the other ranks can map once they are told its id, as long as it is referred to here. Not
+  /// collective. @throws OutOfMemory, TransportError.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
 
   /// Gives the pages of a segment that this rank made back to the system; they read as zeros afterwards, on
@@ -64,12 +64,17 @@ class Transport {
   /// TransportError.
   virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;
 
-  /// The group of the ranks that pass the same color, ordered by (key, rank). Collective.
+  /// The group of the ranks that pass the same color, ordered by (key, rank). Collective. When one rank
+  /// cannot, all throw and this group stays usable.
   virtual std::shared_ptr<Transport> split(int color, int key) = 0;
 
   /// Makes every rank that waits in this group, or calls it later, throw TransportError with `reason`. From
   /// any thread.
   virtual void abort(std::string_view reason) = 0;
+
+  /// Ends this rank's part in the group: ranks that wait for it are told, and its own later calls throw
+  /// TransportError. Idempotent; destruction does it too.
+  virtual void leave() = 0;
 };
 
 /// The bytes of one value.

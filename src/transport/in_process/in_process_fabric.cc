@@ -28,7 +28,7 @@ class InProcessFabric final : public Fabric {
   int rank() const override { return rank_; }
   int num_ranks() const override { return world_->num_ranks(); }
 
-  Segment create_segment(std::size_t num_bytes) override {
+  Segment create_segment(std::size_t num_bytes, std::span<const int>) override {
     auto memory = map_anonymous(num_bytes);
     auto& directory = world_->directory();
     const std::lock_guard lock(directory.mutex);
@@ -51,7 +51,10 @@ class InProcessFabric final : public Fabric {
     return memory;
   }
 
-  std::optional<std::string> cause_of_death(int) override { return std::nullopt; }
+  std::optional<std::string> cause_of_death(int rank) override {
+    if (!world_->has_ended(rank)) return std::nullopt;
+    return "its thread ended";
+  }
 
  private:
   std::shared_ptr<InProcessWorld> world_;
@@ -62,7 +65,7 @@ class InProcessFabric final : public Fabric {
 }  // namespace
 
 InProcessWorld::InProcessWorld(int num_ranks)
-    : num_ranks_(num_ranks), directory_(std::make_unique<Directory>()) {}
+    : has_ended_(static_cast<std::size_t>(num_ranks)), directory_(std::make_unique<Directory>()) {}
 
 InProcessWorld::~InProcessWorld() = default;
 

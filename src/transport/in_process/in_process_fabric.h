@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <vector>
 
 #include "transport/shared_memory/fabric.h"
 
@@ -18,10 +20,14 @@ class InProcessWorld {
 
   struct Directory;
   Directory& directory() { return *directory_; }
-  int num_ranks() const { return num_ranks_; }
+  int num_ranks() const { return static_cast<int>(has_ended_.size()); }
+
+  /// A rank whose thread has ended is gone from every group of this world, whatever still refers to it.
+  void mark_ended(int rank) { has_ended_[static_cast<std::size_t>(rank)] = true; }
+  bool has_ended(int rank) const { return has_ended_[static_cast<std::size_t>(rank)]; }
 
  private:
-  int num_ranks_;
+  std::vector<std::atomic<bool>> has_ended_;
   std::unique_ptr<Directory> directory_;
 };
 

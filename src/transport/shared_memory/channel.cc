@@ -3,13 +3,15 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
-#include "common/math.h"
 #include "flexep/error.h"
+#include "transport/shared_memory/attempt.h"
 
 namespace flexep {
 namespace {
@@ -21,10 +23,19 @@ int choose_num_spins(int num_local_ranks) {
   return num_local_ranks <= num_cores ? 1000 : 0;
 }
 
+template <typename T>
+T value_of(std::span<const std::byte> bytes) {
+  T value;
+  std::memcpy(&value, bytes.data(), sizeof(T));
+  return value;
+}
+
 }  // namespace
 
 Segment Channel::create_world_control_block(Fabric& fabric) {
-  return fabric.create_segment(ControlBlock::num_bytes(fabric.num_ranks()));
+  std::vector<int> everybody(static_cast<std::size_t>(fabric.num_ranks()));
+  std::iota(everybody.begin(), everybody.end(), 0);
+  return fabric.create_segment(ControlBlock::num_bytes(fabric.num_ranks()), everybody);
 }
 
 std::shared_ptr<Transport> Channel::open_world(std::shared_ptr<Fabric> fabric, const Segment& control,
@@ -46,10 +57,17 @@ Channel::Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeo
       rank_(rank),
       members_(std::move(members)),
       num_spins_(choose_num_spins(fabric_->num_ranks())),
+      owner_(getpid()),
       gathered_(members_.size()),
       assembled_(members_.size()) {}
 
 Channel::~Channel() {
+  Channel::leave();
+}
+
+void Channel::leave() {
+  // A process that was forked off holds a copy of this object, but it is not the rank.
+  if (getpid() != owner_ || has_left_.exchange(true)) return;
   control_block(rank_).closed().store(1, std::memory_order_release);
   for (Member& member : members_) wake(member.control.arrival(rank_));
 }
@@ -114,7 +132,7 @@ void Channel::await_all(const Operation& operation) {
           throw_if_broken(operation);
           nap(mine.arrival(rank), epoch_, longest);
         });
-    if (!arrived) throw_timeout(operation);
+    if (!arrived) throw_if_missing(operation);
   }
 }
 
@@ -142,7 +160,15 @@ void Channel::require_same_operation(const Operation& operation) {
   throw CollectiveMismatch("operation", std::move(values), what);
 }
 
+Segment Channel::create_segment(std::size_t num_bytes) {
+  require_member();
+  std::vector<int> audience;
+  for (const Member& member : members_) audience.push_back(member.world_rank);
+  return fabric_->create_segment(num_bytes, audience);
+}
+
 std::shared_ptr<std::byte> Channel::map_segment(int rank, SegmentId id) {
+  require_member();
   return fabric_->map_segment(members_[static_cast<std::size_t>(rank)].world_rank, id);
 }
 
@@ -152,30 +178,40 @@ std::shared_ptr<Transport> Channel::split(int color, int key) {
     int key;
     int rank;
     SegmentId control;
+    Attempt::Report creation;
   };
-  // Sized for the whole parent: how many share the color is known only after the exchange.
-  const Segment mine = fabric_->create_segment(ControlBlock::num_bytes(num_ranks()));
-  const Request request{color, key, rank_, mine.id};
   const Operation operation{.name = "split"};
+  Segment mine;
+  // Sized for the whole parent: how many share the color is known only after the exchange.
+  const Attempt creation([&] { mine = create_segment(ControlBlock::num_bytes(num_ranks())); });
+  const Request request{color, key, rank_, mine.id, creation.report()};
+  std::vector<Attempt::Report> reports;
   std::vector<Request> group;
   for (const auto bytes : all_gather(bytes_of(request), operation)) {
-    Request other;
-    std::memcpy(&other, bytes.data(), sizeof(other));
+    const auto other = value_of<Request>(bytes);
+    reports.push_back(other.creation);
     if (other.color == color) group.push_back(other);
   }
+  creation.require_success(operation.name, reports);
   std::stable_sort(group.begin(), group.end(),
                    [](const Request& a, const Request& b) { return a.key < b.key; });
 
   std::vector<Member> members;
   int new_rank = 0;
-  for (const Request& other : group) {
-    if (other.rank == rank_) new_rank = static_cast<int>(members.size());
-    auto memory = other.rank == rank_ ? mine.memory : map_segment(other.rank, other.control);
-    members.push_back({members_[static_cast<std::size_t>(other.rank)].world_rank, memory,
-                       ControlBlock(memory.get(), static_cast<int>(group.size()))});
-  }
+  const Attempt mapping([&] {
+    for (const Request& other : group) {
+      if (other.rank == rank_) new_rank = static_cast<int>(members.size());
+      auto memory = other.rank == rank_ ? mine.memory : map_segment(other.rank, other.control);
+      members.push_back({members_[static_cast<std::size_t>(other.rank)].world_rank, memory,
+                         ControlBlock(memory.get(), static_cast<int>(group.size()))});
+    }
+  });
   // Nobody may give up his control block before all have mapped it.
-  all_gather({}, operation);
+  reports.clear();
+  for (const auto bytes : all_gather(bytes_of(mapping.report()), operation)) {
+    reports.push_back(value_of<Attempt::Report>(bytes));
+  }
+  mapping.require_success(operation.name, reports);
   return std::shared_ptr<Channel>(new Channel(fabric_, timeout_, new_rank, std::move(members)));
 }
 

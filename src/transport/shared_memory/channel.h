@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <string>
 #include <vector>
@@ -30,11 +32,12 @@ class Channel final : public Transport {
   std::chrono::milliseconds timeout() const override { return timeout_; }
 
   Gathered all_gather(std::span<const std::byte> mine, const Operation& requested) override;
-  Segment create_segment(std::size_t num_bytes) override { return fabric_->create_segment(num_bytes); }
+  Segment create_segment(std::size_t num_bytes) override;
   void discard(const Segment& segment) override { fabric_->discard(segment); }
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override;
   std::shared_ptr<Transport> split(int color, int key) override;
   void abort(std::string_view reason) override;
+  void leave() override;
 
  private:
   /// One rank of the group, as this rank sees it.
@@ -55,9 +58,10 @@ class Channel final : public Transport {
 
   // How the group breaks: the first failure that a rank meets is shared with all, so that all blame the same
   // rank.
+  void require_member() const;
   void require_usable(const Operation& operation);
   void throw_if_broken(const Operation& operation);
-  [[noreturn]] void throw_timeout(const Operation& operation);
+  void throw_if_missing(const Operation& operation);
   void share_failure(std::string_view reason, std::span<const int> culprits, bool is_timeout);
   template <typename E>
   [[noreturn]] void poison(const E& error);
@@ -72,6 +76,8 @@ class Channel final : public Transport {
   std::uint32_t epoch_ = 0;
   std::uint64_t num_gathers_ = 0;
   std::string poisoned_by_;
+  pid_t owner_;
+  std::atomic<bool> has_left_ = false;
   std::atomic_flag has_failed_;
   std::vector<std::span<const std::byte>> gathered_;
   std::vector<std::vector<std::byte>> assembled_;

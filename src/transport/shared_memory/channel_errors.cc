@@ -49,7 +49,12 @@ void Channel::share_failure(std::string_view reason, std::span<const int> culpri
   }
 }
 
+void Channel::require_member() const {
+  if (has_left_) throw TransportError("this rank has left the group");
+}
+
 void Channel::require_usable(const Operation& operation) {
+  require_member();
   if (!poisoned_by_.empty()) {
     throw TransportError(fmt::format("this group is unusable since an earlier failure: {}", poisoned_by_));
   }
@@ -85,11 +90,12 @@ void Channel::throw_if_broken(const Operation& operation) {
   }
 }
 
-void Channel::throw_timeout(const Operation& operation) {
+void Channel::throw_if_missing(const Operation& operation) {
   std::vector<int> missing;
   for (int rank = 0; rank < num_ranks(); ++rank) {
     if (!has_arrived_from(rank)) missing.push_back(rank);
   }
+  if (missing.empty()) return;  // the last one has arrived just now
   const double secs = std::chrono::duration<double>(timeout_).count();
   const TimeoutError error(
       missing, std::string(operation.name), operation.sequence_number,

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -20,8 +21,9 @@ class Fabric {
   virtual int rank() const = 0;
   virtual int num_ranks() const = 0;
 
-  /// @throws OutOfMemory.
-  virtual Segment create_segment(std::size_t num_bytes) = 0;
+  /// Memory that the ranks of `audience` (this rank among them or not) can map until its last reference here
+  /// is gone. @throws OutOfMemory, TransportError when a rank of the audience cannot be told.
+  virtual Segment create_segment(std::size_t num_bytes, std::span<const int> audience) = 0;
   /// Gives the pages of a segment that this rank made back to the system.
   virtual void discard(const Segment& segment) = 0;
   /// Once for each segment of another rank. @throws TransportError when that rank has no such segment or is

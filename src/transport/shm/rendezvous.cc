@@ -23,6 +23,8 @@ struct Hello {
   static constexpr std::uint32_t kMagic = 0x464C5802;  // "FLX", version of the protocol
 };
 
+constexpr std::chrono::seconds kLongestSilence{1};
+
 // 64-bit FNV-1a: equal in all processes, unlike std::hash of another library.
 std::uint64_t hash_of(std::string_view text) {
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -48,7 +50,9 @@ std::string socket_name(const ShmJob& job, int rank) {
 // Who is at the other end of a fresh connection; -1 for a stranger.
 int receive_hello(const FileDescriptor& link, const ShmJob& job, const Deadline& deadline) {
   Hello hello;
-  const auto message = receive_message(link, std::as_writable_bytes(std::span(&hello, 1)), deadline);
+  // Ranks say it at once; a stranger who says nothing must not keep the ranks behind him out.
+  const Deadline soon(std::min<std::chrono::nanoseconds>(deadline.remaining(), kLongestSilence));
+  const auto message = receive_message(link, std::as_writable_bytes(std::span(&hello, 1)), soon);
   if (!message || message->num_bytes != sizeof(Hello) || hello.magic != Hello::kMagic) return -1;
   if (hello.num_ranks != job.num_ranks) {
     throw TransportError(fmt::format("rank {} of job '{}' counts {} ranks, rank {} counts {}", job.rank,
@@ -67,7 +71,7 @@ std::vector<FileDescriptor> meet_all(const ShmJob& job, const Deadline& deadline
   const Hello hello{.rank = job.rank, .num_ranks = job.num_ranks};
   for (int rank = 0; rank < job.rank; ++rank) {
     auto link = connect_to(socket_name(job, rank), deadline);
-    if (!link || !send_message(*link, bytes_of(hello), -1, deadline)) throw_missing(job, links);
+    if (!link || send_message(*link, bytes_of(hello), -1) != SendResult::kSent) throw_missing(job, links);
     links[static_cast<std::size_t>(rank)] = std::move(*link);
   }
   for (int num_missing = job.num_ranks - 1 - job.rank; num_missing > 0;) {

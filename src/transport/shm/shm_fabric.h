@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
-#include "common/deadline.h"
 #include "transport/shared_memory/fabric.h"
 
 namespace flexep {
@@ -20,7 +20,8 @@ struct ShmJob {
 /// Connects every pair of processes of the job. Memory is passed over these connections (memfd), and a
 /// connection that breaks tells that a process has ended. Nothing is left in the file system, whatever
 /// happens.
+/// @param timeout  how long to wait for the other processes, now and whenever memory is passed.
 /// @throws TimeoutError that names the ranks that did not come, TransportError.
-std::shared_ptr<Fabric> open_shm_fabric(const ShmJob& job, const Deadline& deadline);
+std::shared_ptr<Fabric> open_shm_fabric(const ShmJob& job, std::chrono::milliseconds timeout);
 
 }  // namespace flexep

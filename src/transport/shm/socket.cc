@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -53,9 +54,9 @@ void sleep_for(std::chrono::nanoseconds time) {
   poll(nullptr, 0, std::max(1, static_cast<int>(time.count() / 1'000'000)));
 }
 
-// Waits until the socket is ready for `events`; false when the deadline passes first.
-bool await_ready(const FileDescriptor& socket, short events, const Deadline& deadline) {
-  pollfd entry{.fd = socket.get(), .events = events, .revents = 0};
+// Waits until there is something to receive; false when the deadline passes first.
+bool await_input(const FileDescriptor& socket, const Deadline& deadline) {
+  pollfd entry{.fd = socket.get(), .events = POLLIN, .revents = 0};
   const auto is_ready = [&] { return poll(&entry, 1, 0) > 0; };
   return wait_until(deadline, 1, is_ready, [&](std::chrono::nanoseconds longest) {
     poll(&entry, 1, std::max(1, static_cast<int>(longest.count() / 1'000'000)));
@@ -88,20 +89,26 @@ FileDescriptor listen_at(const std::string& name, int backlog, const Deadline& d
 }
 
 std::optional<FileDescriptor> connect_to(const std::string& name, const Deadline& deadline) {
-  FileDescriptor socket_fd = make_socket();
+  FileDescriptor socket_fd;
   const Address address(name);
+  bool is_taken = false;
   const auto is_connected = [&] {
-    if (connect(socket_fd.get(), address.get(), address.length) == 0) return true;
+    socket_fd = make_socket();
+    if (connect(socket_fd.get(), address.get(), address.length) == 0) {
+      is_taken = credentials_of(socket_fd).uid != geteuid();
+      return !is_taken;
+    }
     if (errno != ECONNREFUSED && errno != EAGAIN)
       throw_system_error(fmt::format("cannot connect to @{}", name));
     return false;
   };
-  if (!wait_until(deadline, 1, is_connected, [](auto) { sleep_for(kConnectRetry); })) return std::nullopt;
-  return socket_fd;
+  if (wait_until(deadline, 1, is_connected, [](auto) { sleep_for(kConnectRetry); })) return socket_fd;
+  if (is_taken) throw TransportError(fmt::format("a process of another user holds the socket @{}", name));
+  return std::nullopt;
 }
 
 std::optional<FileDescriptor> accept_from(const FileDescriptor& listener, const Deadline& deadline) {
-  while (await_ready(listener, POLLIN, deadline)) {
+  while (await_input(listener, deadline)) {
     FileDescriptor socket_fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket_fd && errno != EAGAIN && errno != ECONNABORTED)
       throw_system_error("cannot accept a connection");
@@ -110,8 +117,7 @@ std::optional<FileDescriptor> accept_from(const FileDescriptor& listener, const 
   return std::nullopt;
 }
 
-bool send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd,
-                  const Deadline& deadline) {
+SendResult send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd) {
   iovec content{.iov_base = const_cast<std::byte*>(message.data()), .iov_len = message.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr header{};
@@ -128,14 +134,15 @@ bool send_message(const FileDescriptor& socket, std::span<const std::byte> messa
   }
   while (sendmsg(socket.get(), &header, MSG_NOSIGNAL) < 0) {
     if (errno == EINTR) continue;
-    if (errno != EAGAIN || !await_ready(socket, POLLOUT, deadline)) return false;
+    // ETOOMANYREFS: too many descriptors are on their way and not received yet.
+    return errno == EAGAIN || errno == ETOOMANYREFS ? SendResult::kQueueFull : SendResult::kRefused;
   }
-  return true;
+  return SendResult::kSent;
 }
 
 std::optional<ReceivedMessage> receive_message(const FileDescriptor& socket, std::span<std::byte> buffer,
                                                const Deadline& deadline) {
-  if (!await_ready(socket, POLLIN, deadline)) return std::nullopt;
+  if (!await_input(socket, deadline)) return std::nullopt;
   iovec content{.iov_base = buffer.data(), .iov_len = buffer.size()};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr header{};
@@ -162,6 +169,14 @@ bool is_hung_up(const FileDescriptor& socket) {
 
 int peer_pid(const FileDescriptor& socket) {
   return credentials_of(socket).pid;
+}
+
+FileDescriptor open_process(int pid) {
+  return FileDescriptor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+}
+
+bool has_ended(const FileDescriptor& process) {
+  return process && await_input(process, Deadline(std::chrono::nanoseconds(0)));
 }
 
 }  // namespace flexep

@@ -34,17 +34,20 @@ class FileDescriptor {
 
 /// @throws TransportError when the name is taken until the deadline, or the system refuses.
 FileDescriptor listen_at(const std::string& name, int backlog, const Deadline& deadline);
-/// A connection to whoever listens at `name`, or nothing when nobody does until the deadline. @throws
-/// TransportError.
+/// A connection to the process of this user that listens at `name`, or nothing when none does until the
+/// deadline. @throws TransportError, also when a process of another user holds the name.
 std::optional<FileDescriptor> connect_to(const std::string& name, const Deadline& deadline);
 /// The next connection, or nothing when none comes until the deadline. Connections of other users are
 /// dropped. @throws TransportError.
 std::optional<FileDescriptor> accept_from(const FileDescriptor& listener, const Deadline& deadline);
 
-/// Sends one message, with a descriptor when `fd` is not negative. @return false when the other end is gone
-/// or does not take it in time.
-bool send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd,
-                  const Deadline& deadline);
+enum class SendResult {
+  kSent,
+  kQueueFull,  ///< the other end has to receive first
+  kRefused,    ///< errno says why
+};
+/// Sends one message, with a descriptor when `fd` is not negative. Never waits.
+SendResult send_message(const FileDescriptor& socket, std::span<const std::byte> message, int fd);
 
 struct ReceivedMessage {
   std::size_t num_bytes = 0;
@@ -56,7 +59,12 @@ std::optional<ReceivedMessage> receive_message(const FileDescriptor& socket, std
 
 /// Whether the process at the other end has closed the connection, by intent or by dying.
 bool is_hung_up(const FileDescriptor& socket);
-/// The process at the other end.
+/// The process that opened the other end.
 int peer_pid(const FileDescriptor& socket);
+
+/// Watches a process; nothing where the kernel has no such thing. A connection alone does not tell of its
+/// death while a process that it forked off holds the other end open.
+FileDescriptor open_process(int pid);
+bool has_ended(const FileDescriptor& process);
 
 }  // namespace flexep
