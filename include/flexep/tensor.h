@@ -13,13 +13,14 @@
 
 namespace flexep {
 
-/// Extents of a tensor, outermost first; at most kMaxDims of them, each at least 0.
+/// Extents of a tensor, outermost first; at most kMaxDims of them, each at least 0, fewer than 2^59 elements
+/// in all.
 class Shape {
  public:
   static constexpr int kMaxDims = 4;
 
   Shape() = default;
-  /// @throws InvalidArgument for more than kMaxDims extents or a negative one.
+  /// @throws InvalidArgument for more than kMaxDims extents, a negative one, or too many elements.
   Shape(std::initializer_list<std::int64_t> extents)
       : Shape(std::span<const std::int64_t>(extents.begin(), extents.size())) {}
   explicit Shape(std::span<const std::int64_t> extents);
@@ -79,7 +80,8 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   int num_dims() const { return shape_.num_dims(); }
   std::int64_t size(int dim) const { return shape_[dim]; }
-  std::int64_t num_elements() const { return shape_.num_elements(); }
+  /// 0 for "no tensor".
+  std::int64_t num_elements() const { return defined_ ? shape_.num_elements() : 0; }
   /// Bytes of the elements; of the memory they span where the tensor is contiguous.
   std::size_t num_bytes() const { return static_cast<std::size_t>(num_elements()) * size_of(dtype_); }
   /// Elements between neighbours in dimension `dim`.
@@ -88,7 +90,8 @@ class Tensor {
   bool is_contiguous() const;
 
   void* data() const { return data_; }
-  /// The address of the first element as T*. @throws InvalidArgument when T is not the tensor's dtype.
+  /// The address of the first element as T*. @throws InvalidArgument when there is no tensor, or T is not its
+  /// dtype.
   template <typename T>
   T* data() const {
     require_dtype(kDTypeOf<T>);

@@ -57,6 +57,14 @@ Shape::Shape(std::span<const std::int64_t> extents) : num_dims_(static_cast<int>
   std::copy(extents.begin(), extents.end(), extents_.begin());
   require_argument(std::all_of(extents.begin(), extents.end(), [](auto extent) { return extent >= 0; }),
                    "shape", "shape {} has a negative extent", to_string());
+  // So that sizes in bytes fit 63 bits, whatever the element type.
+  constexpr std::int64_t kMaxElements = std::int64_t{1} << 59;
+  std::int64_t num_elements = 1;
+  for (const std::int64_t extent : extents) {
+    require_argument(extent == 0 || num_elements <= kMaxElements / extent, "shape",
+                     "shape {} has too many elements", to_string());
+    num_elements *= extent;
+  }
 }
 
 std::int64_t Shape::num_elements() const {
@@ -149,6 +157,7 @@ void Tensor::require_contiguous() const {
 }
 
 void Tensor::require_dtype(DType dtype) const {
+  require_argument(defined_, "tensor", "there is no tensor to read");
   require_argument(dtype_ == dtype, "dtype", "a tensor of {} was read as {}", name_of(dtype_),
                    name_of(dtype));
 }

@@ -59,6 +59,9 @@ Int hybrid_bytes(const BufferSizeInputs& in, Int num_topk) {
 }  // namespace
 
 std::int64_t get_buffer_size_hint(const BufferSizeInputs& in) {
+  require_argument(in.num_scaleout_ranks > 0 && in.num_scaleup_ranks > 0 && in.num_nvlink_ranks >= 0,
+                   "num_scaleup_ranks", "a topology of {} x {} ranks is empty", in.num_scaleout_ranks,
+                   in.num_scaleup_ranks);
   require_argument(in.num_max_tokens_per_rank > 0, "num_max_tokens_per_rank",
                    "num_max_tokens_per_rank is {}, but must be positive", in.num_max_tokens_per_rank);
   require_argument(in.hidden > 0 && 2 * in.hidden % kTokenAlignment == 0, "hidden",

@@ -29,6 +29,8 @@ void check(const NumSmsInputs& in) {
   const int num_ranks = in.num_scaleout_ranks * in.num_scaleup_ranks;
   require_argument(in.num_scaleout_ranks > 0 && in.num_scaleup_ranks > 0, "num_scaleup_ranks",
                    "a topology of {} x {} ranks is empty", in.num_scaleout_ranks, in.num_scaleup_ranks);
+  require_argument(in.num_nvlink_ranks >= 0 && in.num_nvlink_ranks <= num_ranks, "num_nvlink_ranks",
+                   "num_nvlink_ranks is {}, outside [0, {}]", in.num_nvlink_ranks, num_ranks);
   require_argument(in.num_experts > 0 && in.num_experts % num_ranks == 0, "num_experts",
                    "num_experts is {}, but must be a positive multiple of the {} ranks", in.num_experts,
                    num_ranks);

@@ -151,16 +151,17 @@ TEST(DispatchErrorsTest, ARowThatIsNoMultipleOf16BytesIsRefused) {
   expect_rank_1_refused(errors_when_rank_1_passes(args), "x", {"rank 1", "12 bytes", "16"});
 }
 
-TEST(DispatchErrorsTest, IntegerRowsAreRefused) {
+TEST(DispatchErrorsTest, RowsWhoseElementsAreNoNeighboursAreRefused) {
   DispatchArgs args = good_args(1);
-  args.x = Tensor::zeros({2, 4}, DType::kInt32);
-  expect_rank_1_refused(errors_when_rank_1_passes(args), "x", {"rank 1", "int32"});
+  const Tensor memory = Tensor::zeros({4, 2}, DType::kFloat64);
+  args.x = Tensor::from_memory(memory.data(), {2, 4}, {1, 2}, DType::kFloat64, memory.owner());
+  expect_rank_1_refused(errors_when_rank_1_passes(args), "x", {"rank 1", "stride 2"});
 }
 
 TEST(DispatchErrorsTest, IdsOfTheWrongTypeOrShapeAreRefused) {
   DispatchArgs args = good_args(1);
-  args.topk_idx = Tensor::zeros({2, 2}, DType::kInt32);
-  expect_rank_1_refused(errors_when_rank_1_passes(args), "topk_idx", {"int32", "int64"});
+  args.topk_idx = Tensor::zeros({2, 2}, DType::kInt16);
+  expect_rank_1_refused(errors_when_rank_1_passes(args), "topk_idx", {"int16", "int64"});
   args.topk_idx = tensor_of<std::int64_t>({1, 2}, {0, 1});
   expect_rank_1_refused(errors_when_rank_1_passes(args), "topk_idx", {"[1, 2]"});
   args.topk_idx = {};

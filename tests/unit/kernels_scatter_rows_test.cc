@@ -43,7 +43,11 @@ struct RandomScatter {
                     expected.begin() + static_cast<std::ptrdiff_t>(offsets[k]));
       }
     }
-    job = {.src = source.data() + src_offset, .row_bytes = row_bytes, .dst_begin = dst_begin, .dsts = dsts};
+    job = {.src = source.data() + src_offset,
+           .src_stride = row_bytes,
+           .row_bytes = row_bytes,
+           .dst_begin = dst_begin,
+           .dsts = dsts};
   }
 
   static constexpr std::size_t kNumRows = 5;
@@ -76,22 +80,26 @@ TEST_P(ScatterRowsTest, EveryPlaceHoldsItsRowAndNothingElseIsTouched) {
   }
 }
 
-TEST_P(ScatterRowsTest, RowsMayLieApart) {
-  constexpr std::size_t kRowBytes = 320, kStride = 500;
-  std::vector<std::byte> source(3 * kStride);
+TEST_P(ScatterRowsTest, RowsMayLieApartOrRepeat) {
+  constexpr std::size_t kRowBytes = 320;
+  std::vector<std::byte> source(3 * 500);
   for (std::size_t i = 0; i < source.size(); ++i) source[i] = static_cast<std::byte>(i * 7);
-  for (const StoreMode mode : {StoreMode::kCached, StoreMode::kStreaming}) {
+  for (const auto& [stride, mode] : {std::pair{500, StoreMode::kCached},
+                                     {500, StoreMode::kStreaming},
+                                     {0, StoreMode::kCached},
+                                     {0, StoreMode::kStreaming}}) {
+    const auto row_stride = static_cast<std::size_t>(stride);
     std::vector<std::byte> memory(3 * kRowBytes);
     const std::vector<std::int64_t> dst_begin = {0, 1, 2, 3};
     const std::vector<std::byte*> dsts = {&memory[0], &memory[2 * kRowBytes], &memory[kRowBytes]};
     scatter_rows({.src = source.data(),
-                  .src_stride = kStride,
+                  .src_stride = row_stride,
                   .row_bytes = kRowBytes,
                   .dst_begin = dst_begin,
                   .dsts = dsts},
                  mode);
     for (std::size_t row = 0; row < 3; ++row) {
-      EXPECT_TRUE(std::equal(dsts[row], dsts[row] + kRowBytes, &source[row * kStride])) << "row " << row;
+      EXPECT_TRUE(std::equal(dsts[row], dsts[row] + kRowBytes, &source[row * row_stride])) << "row " << row;
     }
   }
 }

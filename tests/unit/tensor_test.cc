@@ -67,6 +67,20 @@ TEST(TensorTest, OwnerLivesUntilTheLastCopyIsGone) {
   EXPECT_FALSE(alive.expired());
 }
 
+TEST(ShapeTest, RefusesMoreElementsThanBytesCanCount) {
+  EXPECT_THROW(Shape({std::int64_t{1} << 33, std::int64_t{1} << 33}), InvalidArgument);
+  EXPECT_THROW(Shape({std::int64_t{1} << 62}), InvalidArgument);
+  EXPECT_EQ(Shape({std::int64_t{1} << 58, 0}).num_elements(), 0);
+}
+
+TEST(TensorTest, NoTensorHasNoElementsAndSaysSo) {
+  const Tensor none;
+  EXPECT_EQ(none.num_elements(), 0);
+  EXPECT_EQ(none.num_bytes(), 0u);
+  EXPECT_THROW(none.values<float>(), InvalidArgument);
+  EXPECT_THROW(none.data<std::int64_t>(), InvalidArgument);
+}
+
 TEST(TensorTest, StridedTensorsKnowThatTheyAreNotContiguous) {
   const Tensor dense = two_by_three();
   EXPECT_TRUE(dense.is_contiguous());

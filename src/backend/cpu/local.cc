@@ -38,6 +38,7 @@ void CpuBackend::copy(std::byte* to, const std::byte* from, std::size_t num_byte
                              const std::array<std::int64_t, 2> dst_begin = {0, 1};
                              std::byte* const dst = to + begin;
                              scatter_rows({.src = from + begin,
+                                           .src_stride = static_cast<std::size_t>(end - begin),
                                            .row_bytes = static_cast<std::size_t>(end - begin),
                                            .dst_begin = dst_begin,
                                            .dsts = std::span(&dst, 1)},

@@ -3,7 +3,6 @@
 // Combine, data phase: each token's rows are read where the experts left them and summed in registers.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "backend/cpu/cpu_backend.h"
 #include "kernels/cpu/reduce_rows.h"

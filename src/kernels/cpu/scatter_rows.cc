@@ -74,7 +74,7 @@ void stream_rows(const ScatterRows& job) {
     const auto begin = static_cast<std::size_t>(job.dst_begin[i]);
     const auto end = static_cast<std::size_t>(job.dst_begin[i + 1]);
     if (begin < end)
-      stream_row(job.src + i * src_stride(job), job.row_bytes, job.dsts.subspan(begin, end - begin));
+      stream_row(job.src + i * job.src_stride, job.row_bytes, job.dsts.subspan(begin, end - begin));
   }
   hwy::FlushStream();
 }
@@ -91,7 +91,7 @@ HWY_EXPORT(stream_rows);
 void store_rows(const ScatterRows& job) {
   for (std::size_t i = 0; i + 1 < job.dst_begin.size(); ++i) {
     for (std::int64_t k = job.dst_begin[i]; k < job.dst_begin[i + 1]; ++k) {
-      std::memcpy(job.dsts[static_cast<std::size_t>(k)], job.src + i * src_stride(job), job.row_bytes);
+      std::memcpy(job.dsts[static_cast<std::size_t>(k)], job.src + i * job.src_stride, job.row_bytes);
     }
   }
 }

@@ -63,6 +63,7 @@ class AlltoallvBaseline::Impl {
     const auto* rows = static_cast<const std::byte*>(x.data());
     pool_.parallel_for(shape_[0], kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {
       cpu::scatter_rows({.src = rows + static_cast<std::size_t>(begin) * row_bytes_,
+                         .src_stride = row_bytes_,
                          .row_bytes = row_bytes_,
                          .dst_begin = offsets_of(place_begin_, begin, end),
                          .dsts = places_},

@@ -69,6 +69,7 @@ void MemoryFloor::dispatch(const std::byte* x) {
   const auto num_tokens = static_cast<std::int64_t>(place_begin_.size()) - 1;
   pool_.parallel_for(num_tokens, kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {
     cpu::scatter_rows({.src = x + static_cast<std::size_t>(begin) * row_bytes_,
+                       .src_stride = row_bytes_,
                        .row_bytes = row_bytes_,
                        .dst_begin = offsets_of(place_begin_, begin, end),
                        .dsts = places_},
