@@ -8,23 +8,15 @@
 #include <thread>
 
 #include "flexep/flexep.h"
-#include "support/processes.h"
+#include "job.h"
 
 namespace flexep {
 namespace {
 
+using test::job_id;
+using test::num_failed;
 using test::Processes;
 using namespace std::chrono_literals;
-
-std::string job_id(const char* test) {
-  return std::string("shm_test/") + test + "/" + std::to_string(getpid());
-}
-
-int expect_all_zero(Processes& processes, int num_ranks) {
-  int num_failed = 0;
-  for (int rank = 0; rank < num_ranks; ++rank) num_failed += processes.exit_code_of(rank) != 0;
-  return num_failed;
-}
 
 // What a job could leave behind on the machine.
 bool has_socket_of(const std::string& name_part) {
@@ -71,7 +63,7 @@ TEST(ShmTest, ProcessesMeetAndExchangeRows) {
     for (const int num_tokens : {0, 1, 100, 5000, 60000, 7}) ok = ok && round_trip(buffer, num_tokens);
     return ok ? 0 : 1;
   });
-  EXPECT_EQ(expect_all_zero(processes, kNumRanks), 0);
+  EXPECT_EQ(num_failed(processes, kNumRanks), 0);
 }
 
 TEST(ShmTest, SeveralGroupsAndBuffersOfOneJobAreIndependent) {
@@ -90,7 +82,7 @@ TEST(ShmTest, SeveralGroupsAndBuffersOfOneJobAreIndependent) {
     other.join();
     return ok && mine ? 0 : 1;
   });
-  EXPECT_EQ(expect_all_zero(processes, kNumRanks), 0);
+  EXPECT_EQ(num_failed(processes, kNumRanks), 0);
 }
 
 TEST(ShmTest, JobsAtTheSameTimeDoNotMeet) {
@@ -101,7 +93,7 @@ TEST(ShmTest, JobsAtTheSameTimeDoNotMeet) {
   };
   Processes first(job_id("one"), 2, body);
   Processes second(job_id("two"), 2, body);
-  EXPECT_EQ(expect_all_zero(first, 2) + expect_all_zero(second, 2), 0);
+  EXPECT_EQ(num_failed(first, 2) + num_failed(second, 2), 0);
 }
 
 TEST(ShmTest, DeadProcessIsNamedWithinSecondsAndNothingIsLeft) {
