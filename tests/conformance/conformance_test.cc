@@ -67,7 +67,8 @@ std::string name_of_parameters(const testing::TestParamInfo<Parameters>& info) {
   return fmt::format("{}Ranks_{}_{}", num_ranks, name_of(dtype), do_expand ? "expanded" : "compact");
 }
 
-const auto kRowDTypes = testing::Values(DType::kBFloat16, DType::kFloat32, DType::kFloat64);
+const auto kRowDTypes =
+    testing::Values(DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kFloat64, DType::kFloat8E4M3);
 
 INSTANTIATE_TEST_SUITE_P(All, ConformanceTest,
                          testing::Combine(testing::Values(1, 2, 3, 4, 7, 8), kRowDTypes, testing::Bool()),

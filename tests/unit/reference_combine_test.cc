@@ -129,6 +129,50 @@ TEST(ReferenceCombineTest, WeightsComeBackFromTheOwnerOfEachColumn) {
             (std::vector<float>{.25f, 0, .5f}));
 }
 
+/// What rank 0's token becomes with these biases when ranks 0 and 1 supply a row each, and rank 2 none.
+float biased(const std::vector<float>& biases, float row0, float row1, const DispatchOptions& options) {
+  std::vector<CombineInput> rows = {{.x = tensor_of<float>({1, 1}, {row0})},
+                                    {.x = tensor_of<float>({1, 1}, {row1})},
+                                    {.x = Tensor::empty({0, 1}, DType::kFloat32)}};
+  for (std::size_t i = 0; i < biases.size(); ++i) rows[0].bias[i] = tensor_of<float>({1, 1}, {biases[i]});
+  return combine(one_token({0, 2}), options, rows, {})[0].x.data<float>()[0];
+}
+
+TEST(ReferenceCombineTest, BiasesAreSummedBeforeTheRows) {
+  for (const auto& layout : {kCompact, kExpanded}) {
+    EXPECT_EQ(biased({kBig}, 1, -kBig, layout), 0);     // rows first: 1
+    EXPECT_EQ(biased({kBig, -kBig}, 1, 2, layout), 3);  // rows first: 4
+  }
+}
+
+/// The bits of a token that no rank supplies a row for.
+std::uint32_t bits_of_biases(const std::vector<float>& biases) {
+  std::vector<CombineInput> rows(3, {.x = Tensor::empty({0, 1}, DType::kFloat32)});
+  for (std::size_t i = 0; i < biases.size(); ++i) rows[0].bias[i] = tensor_of<float>({1, 1}, {biases[i]});
+  return std::bit_cast<std::uint32_t>(combine(one_token({-1, -1}), kCompact, rows, {})[0].x.data<float>()[0]);
+}
+
+TEST(ReferenceCombineTest, ATokenThatWentNowhereIsItsBiases) {
+  EXPECT_EQ(bits_of_biases({std::bit_cast<float>(0xFFABCDEFu)}), 0xFFABCDEFu);  // a copy
+  EXPECT_EQ(bits_of_biases({-0.0f}), 0x80000000u);
+  EXPECT_EQ(bits_of_biases({1.5f, 2.25f}), std::bit_cast<std::uint32_t>(3.75f));
+  EXPECT_EQ(bits_of_biases({-0.0f, -0.0f}), 0u);  // a sum starts at +0
+}
+
+TEST(ReferenceCombineTest, WhatALimitDroppedIsNeitherSummedNorWeighed) {
+  // One pair for each of rank 0's two experts would need two rows, so that it receives none.
+  const auto none = Tensor::empty({0, 1}, DType::kFloat32), no_weights = Tensor::empty({0}, DType::kFloat32);
+  DispatchOptions limited = kExpanded;
+  limited.max_recv_tokens = {1, 0, 0};
+  const std::vector<CombineInput> rows = {
+      {.x = none, .topk_weights = no_weights},
+      {.x = tensor_of<float>({1, 1}, {7}), .topk_weights = tensor_of<float>({1}, {.5f})},
+      {.x = none, .topk_weights = no_weights}};
+  const auto output = combine(one_token({0, 1, 2}), limited, rows, {})[0];
+  EXPECT_EQ(values_of<float>(output.x), (std::vector<float>{7}));
+  EXPECT_EQ(values_of<float>(output.topk_weights), (std::vector<float>{0, 0, .5f}));
+}
+
 TEST(ReferenceCombineTest, HiddenMayDifferFromTheDispatchs) {
   const std::vector<CombineInput> rows = {{.x = tensor_of<float>({1, 3}, {1, 2, 3})},
                                           {.x = tensor_of<float>({1, 3}, {10, 20, 30})},

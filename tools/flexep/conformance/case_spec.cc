@@ -127,9 +127,9 @@ std::string CaseSpec::to_string() const {
       allow_multiple_reduction ? "" : ", single reduction", hidden, flexep::name_of(dtype), expert_hidden,
       flexep::name_of(expert_dtype), weights_dtype ? flexep::name_of(*weights_dtype) : "none",
       name_of(values), num_max_tokens_per_rank, num_sms, is_async ? ", asynchronous" : "");
-  text += fmt::format(", ids {}, {} packs of sf{}, {} biases{}{}", flexep::name_of(idx_dtype), num_sf_packs,
-                      sf_is_col_major ? " by columns" : "", num_biases, is_strided ? ", strided" : "",
-                      do_handle_copy ? "" : ", ids kept");
+  text += fmt::format(", ids {}, {} packs of {} sf{}, {} biases{}{}", flexep::name_of(idx_dtype),
+                      num_sf_packs, flexep::name_of(sf_dtype), sf_is_col_major ? " by columns" : "",
+                      num_biases, is_strided ? ", strided" : "", do_handle_copy ? "" : ", ids kept");
   return text + fmt::format(", limits {}", fmt::join(max_recv_tokens, "/"));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "conformance/case_spec.h"
@@ -14,6 +15,10 @@ struct ExpectedResults {
 
   std::vector<reference::RankInput> inputs;
   std::vector<reference::RankOutput> received;
+  /// [R][El], pairs routed to each local expert, those that a limit drops included.
+  std::vector<std::vector<std::int32_t>> num_routed_tokens_per_expert;
+  /// [R], the ids that were sent, -1 where a limit dropped the pair.
+  std::vector<Tensor> kept_topk_idx;
   std::vector<reference::RankInput> cached_inputs;
   std::vector<reference::RankOutput> cached_received;
   std::vector<reference::CombineInput> expert_outputs;

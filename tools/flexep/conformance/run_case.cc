@@ -19,7 +19,8 @@ class CaseOnRank {
         expected_(expected),
         rank_(static_cast<std::size_t>(rank)),
         buffer_(buffer),
-        findings_(findings) {}
+        findings_(findings),
+        stats_(Tensor::zeros({spec.num_experts / spec.num_ranks()}, DType::kInt32)) {}
 
   DispatchResult dispatch();
   void dispatch_cached(const DispatchHandle& handle);
@@ -34,9 +35,10 @@ class CaseOnRank {
   Tensor as_passed(const Tensor& tensor) const;
   Tensor scales_as_passed(const Tensor& sf) const;
   void check_handle(const DispatchHandle& handle);
-  void check_ids(const Tensor& topk_idx);
   void check_scales(std::string_view operation, const reference::RankOutput& expected,
                     const DispatchResult& got, const std::vector<bool>& compared);
+  /// Each dispatch adds the pairs that were routed, dropped or not.
+  void check_stats(int num_dispatches);
   void check_metadata(const Tensor& metadata);
   void check_combined(std::string_view operation, const reference::CombineOutput& expected,
                       const CombineResult& got);
@@ -47,6 +49,7 @@ class CaseOnRank {
   std::size_t rank_;
   ElasticBuffer& buffer_;
   Findings& findings_;
+  Tensor stats_;  ///< of both dispatches
 };
 
 void fill(const Tensor& tensor, int byte) {
@@ -112,8 +115,6 @@ DispatchResult CaseOnRank::dispatch() {
   const auto& input = expected_.inputs[rank_];
   const auto& expected = expected_.received[rank_];
   const Tensor x = as_passed(input.x);
-  const auto num_local_experts = static_cast<std::int64_t>(expected.num_recv_tokens_per_expert.size());
-  const Tensor stats = Tensor::zeros({num_local_experts}, DType::kInt32);
   const DispatchResult got = buffer_.dispatch({.x = x,
                                                .sf = scales_as_passed(input.sf),
                                                .topk_idx = as_passed(input.topk_idx),
@@ -125,7 +126,7 @@ DispatchResult CaseOnRank::dispatch() {
                                                .do_expand = spec_.do_expand,
                                                .do_zero_padding = spec_.do_zero_padding,
                                                .use_tma_aligned_col_major_sf = spec_.sf_is_col_major,
-                                               .cumulative_local_expert_recv_stats = stats,
+                                               .cumulative_local_expert_recv_stats = stats_,
                                                .do_handle_copy = spec_.do_handle_copy,
                                                .max_recv_tokens = spec_.max_recv_tokens[rank_],
                                                .async_with_compute_stream = spec_.is_async});
@@ -133,10 +134,7 @@ DispatchResult CaseOnRank::dispatch() {
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
   findings_.compare("dispatch, input x", input.x, x.clone());
   check_scales("dispatch", expected, got, compared);
-  const auto counted = stats.values<std::int32_t>();
-  std::vector<std::int32_t> routed = expected.num_recv_tokens_per_expert;
-  for (std::size_t i = 0; i < routed.size(); ++i) routed[i] += expected.num_dropped_tokens[i];
-  findings_.compare("cumulative_local_expert_recv_stats", routed, std::span<const std::int32_t>(counted));
+  check_stats(1);
   findings_.compare("dispatch, recv.x", expected.x, got.x, compared);
   findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
   findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
@@ -167,7 +165,7 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
                     handle.num_recv_tokens());
   findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
   findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
-  check_ids(handle.topk_idx());
+  findings_.compare("handle.topk_idx", expected_.kept_topk_idx[rank_], handle.topk_idx().clone());
   findings_.compare("handle.num_dropped_tokens", expected.num_dropped_tokens, handle.num_dropped_tokens());
   findings_.compare("handle.num_recv_tokens_per_expert", counts, handle.num_recv_tokens_per_expert());
   findings_.compare("handle.num_aligned_recv_tokens_per_expert", aligned,
@@ -180,21 +178,10 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
   check_metadata(handle.recv_src_metadata());
 }
 
-void CaseOnRank::check_ids(const Tensor& topk_idx) {
-  const Tensor& sent = expected_.inputs[rank_].topk_idx;
-  const bool has_limits = std::ranges::any_of(spec_.max_recv_tokens, [](int limit) { return limit > 0; });
-  if (!has_limits) return findings_.compare("handle.topk_idx", sent, topk_idx.clone());
-  // Which pairs were dropped shows in what ranks receive; here, that nothing else has changed.
-  findings_.compare("handle.topk_idx, shape", sent.shape().to_string(), topk_idx.shape().to_string());
-  const Tensor kept = topk_idx.clone();
-  const std::size_t id_bytes = size_of(sent.dtype());
-  const auto* before = static_cast<const std::byte*>(sent.data());
-  auto* after = static_cast<std::byte*>(kept.data());
-  const std::int64_t unrouted = -1;
-  for (std::int64_t i = 0; i < sent.num_elements(); ++i, before += id_bytes, after += id_bytes) {
-    if (std::memcmp(after, &unrouted, id_bytes) == 0) std::memcpy(after, before, id_bytes);
-  }
-  findings_.compare("handle.topk_idx, pairs that were not dropped", sent, kept);
+void CaseOnRank::check_stats(int num_dispatches) {
+  std::vector<std::int32_t> expected = expected_.num_routed_tokens_per_expert[rank_];
+  for (std::int32_t& count : expected) count *= num_dispatches;
+  findings_.compare("cumulative_local_expert_recv_stats", expected, stats_.values<std::int32_t>());
 }
 
 void CaseOnRank::check_metadata(const Tensor& metadata) {
@@ -220,6 +207,7 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
                                                .sf = scales_as_passed(input.sf),
                                                .topk_weights = as_passed(input.topk_weights),
                                                .handle = handle,
+                                               .cumulative_local_expert_recv_stats = stats_,
                                                .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
@@ -227,6 +215,7 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
   check_scales("cached dispatch", expected, got, compared);
   findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
   findings_.compare("cached dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
+  check_stats(2);
   check_handle(got.handle);
 }
 
