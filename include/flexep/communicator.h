@@ -54,11 +54,13 @@ class Communicator {
   /// Collective.
   std::vector<std::vector<std::byte>> all_gather_bytes(std::span<const std::byte> mine);
 
-  /// Every rank's value, by rank. Collective.
+  /// Every rank's value, by rank. Collective. @throws CollectiveMismatch when ranks pass types of different
+  /// sizes.
   template <typename T>
   requires std::is_trivially_copyable_v<T> std::vector<T> all_gather(const T& mine) {
     std::vector<T> all;
     for (const auto& bytes : all_gather_bytes(std::as_bytes(std::span(&mine, 1)))) {
+      require_size(bytes.size(), sizeof(T));
       T value;
       std::memcpy(&value, bytes.data(), sizeof(T));
       all.push_back(value);
@@ -87,6 +89,8 @@ class Communicator {
   Transport& transport() const { return *transport_; }
 
  private:
+  static void require_size(std::size_t got, std::size_t expected);
+
   std::shared_ptr<Transport> transport_;
 };
 

@@ -47,8 +47,8 @@ struct DispatchArgs {
   /// E, a multiple of the number of ranks; rank r owns experts [r * E / R, (r + 1) * E / R). 0 = the
   /// handle's.
   int num_experts = 0;
-  /// N. When given, T > N is an error on every rank. 0: all ranks agree on the largest default or T among
-  /// them.
+  /// N. A rank that gives it may have at most N tokens; more is an error on every rank. 0: the buffer's
+  /// default, or T if that is more. All ranks agree on the largest of these.
   int num_max_tokens_per_rank = 0;
   /// A: in the expanded layout each expert's rows start at a multiple of A. 0 = the handle's, else 1.
   int expert_alignment = 0;
@@ -206,7 +206,8 @@ class ElasticBuffer {
   Tensor empty(const Shape& shape, DType dtype);
 
   /// The size that DeepEP V2 would need for this configuration (get_buffer_size_hint in plan_model.h); 0 when
-  /// num_max_tokens_per_rank or hidden is not set. flexep allocates what arrives instead.
+  /// num_max_tokens_per_rank or hidden is not set. @throws InvalidArgument where DeepEP has no size (rows of
+  /// no multiple of 32 bytes). flexep allocates what arrives instead.
   std::int64_t num_bytes() const;
 
   BufferCounters counters() const;

@@ -80,6 +80,9 @@ class Agreement {
     } catch (const std::exception& error) {
       refuse(operation, error.what());
       throw;
+    } catch (...) {
+      refuse(operation, "an exception of unknown type");
+      throw;
     }
     return accept(operation, message);
   }

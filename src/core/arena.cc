@@ -32,7 +32,19 @@ Arena::Block Arena::reserve(std::size_t num_bytes) {
   return take(chunks_.size() - 1, 0, num_bytes);
 }
 
+Arena::~Arena() {
+  for (const auto& chunk : chunks_) {
+    if (chunk) transport_->discard(chunk->segment);
+  }
+}
+
+void Arena::abandon() {
+  const std::lock_guard lock(mutex_);
+  is_abandoned_ = true;
+}
+
 void Arena::grow(std::size_t num_bytes) {
+  if (is_abandoned_) throw TransportError("this buffer is unusable since an earlier failure of its group");
   std::size_t chunk_bytes = chunk_bytes_for(num_bytes);
   const auto fits = [&] { return max_bytes_ == 0 || num_bytes_locked() + chunk_bytes <= max_bytes_; };
   // Under a limit: first without what lies idle, then without headroom.
@@ -60,7 +72,7 @@ void Arena::throw_out_of_memory(std::size_t num_bytes) const {
 
 std::size_t Arena::trim() {
   const std::lock_guard lock(mutex_);
-  return trim_locked();
+  return is_abandoned_ ? 0 : trim_locked();
 }
 
 std::size_t Arena::trim_locked() {
@@ -78,6 +90,7 @@ std::size_t Arena::trim_locked() {
 }
 
 std::optional<Arena::Block> Arena::reserve_free(std::size_t num_bytes) {
+  if (is_abandoned_) return std::nullopt;
   for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
     if (!chunks_[chunk]) continue;
     for (const auto& [offset, free_bytes] : chunks_[chunk]->free_blocks) {
@@ -116,6 +129,7 @@ Arena::Block Arena::take(std::size_t chunk, std::size_t offset, std::size_t num_
 
 void Arena::give_back(std::size_t chunk, std::size_t offset, std::size_t num_bytes) {
   const std::lock_guard lock(mutex_);
+  if (is_abandoned_) return;
   auto& free_blocks = chunks_[chunk]->free_blocks;
   auto next = free_blocks.lower_bound(offset);
   if (next != free_blocks.end() && offset + num_bytes == next->first) {

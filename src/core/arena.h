@@ -24,6 +24,9 @@ struct ArenaAddress {
 /// any thread, and the chunks live as long as a block is in use, whatever becomes of the buffer.
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
+  /// Gives its pages back; what other ranks have mapped of them they do not need any more.
+  ~Arena();
+
   /// Blocks begin at multiples of this and are no smaller.
   static constexpr std::size_t kGranularity = 128;
 
@@ -68,6 +71,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::optional<ArenaAddress> locate(const void* data, std::size_t num_bytes) const;
   /// Bytes held from the system.
   std::size_t num_bytes() const;
+  /// Hands out no memory any more, and takes none back: a rank that was given up may still store into it.
+  void abandon();
   /// Gives chunks that nothing uses back to the system. @return their bytes.
   std::size_t trim();
 
@@ -87,6 +92,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
   std::shared_ptr<Transport> transport_;
   mutable std::mutex mutex_;
+  bool is_abandoned_ = false;
   std::size_t max_bytes_;
   std::vector<std::unique_ptr<Chunk>>
       chunks_;  ///< null where a chunk has been trimmed: blocks know theirs by its index

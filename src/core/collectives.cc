@@ -15,20 +15,24 @@ namespace {
 // up.
 constexpr std::size_t kPieceBytes = 64 << 10;
 
-void require_same_length(Transport& transport, std::size_t num_values) {
-  const auto all = transport.all_gather(bytes_of(num_values), {.name = "all_reduce_sum"});
+void require_same_values(Transport& transport, std::size_t num_values, std::size_t value_bytes) {
+  struct Kind {
+    std::size_t num_values;
+    std::size_t value_bytes;
+  };
+  const Kind mine{num_values, value_bytes};
   bool same = true;
-  std::vector<std::string> lengths;
-  for (const auto bytes : all) {
-    std::size_t length = 0;
-    std::memcpy(&length, bytes.data(), sizeof(length));
-    same = same && length == num_values;
-    lengths.push_back(std::to_string(length));
+  std::vector<std::string> kinds;
+  for (const auto bytes : transport.all_gather(bytes_of(mine), {.name = "all_reduce_sum"})) {
+    Kind other{};
+    std::memcpy(&other, bytes.data(), sizeof(other));
+    same = same && other.num_values == num_values && other.value_bytes == value_bytes;
+    kinds.push_back(fmt::format("{} of {} bytes", other.num_values, other.value_bytes));
   }
   if (same) return;
-  std::string what = "all_reduce_sum: ranks pass different numbers of values:";
-  for (const auto& length : lengths) what += " " + length;
-  throw CollectiveMismatch("values.size", std::move(lengths), what);
+  std::string what = "all_reduce_sum: ranks pass different values:";
+  for (const auto& kind : kinds) what += " " + kind;
+  throw CollectiveMismatch("values", std::move(kinds), what);
 }
 
 template <typename T>
@@ -43,7 +47,7 @@ void add_up(std::span<T> values, Gathered all) {
 template <typename T>
 void all_reduce_sum(Transport& transport, std::span<T> values) {
   if (transport.num_ranks() == 1) return;
-  require_same_length(transport, values.size());
+  require_same_values(transport, values.size(), sizeof(T));
   constexpr std::size_t kPiece = kPieceBytes / sizeof(T);
   for (std::size_t begin = 0; begin < values.size(); begin += kPiece) {
     const auto piece = values.subspan(begin, std::min(kPiece, values.size() - begin));
@@ -52,6 +56,13 @@ void all_reduce_sum(Transport& transport, std::span<T> values) {
 }
 
 }  // namespace
+
+void Communicator::require_size(std::size_t got, std::size_t expected) {
+  if (got == expected) return;
+  throw CollectiveMismatch(
+      "value", {std::to_string(expected), std::to_string(got)},
+      fmt::format("all_gather: a rank passed {} bytes where this rank passed {}", got, expected));
+}
 
 void Communicator::barrier() {
   transport_->all_gather({}, {.name = "barrier"});

@@ -2,13 +2,6 @@
 #include "core/combine_operation.h"
 
 namespace flexep {
-namespace {
-
-std::int64_t total_bytes(std::int64_t num_rows, std::size_t row_bytes) {
-  return num_rows * static_cast<std::int64_t>(row_bytes);
-}
-
-}  // namespace
 
 CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number)
     : engine_(engine), args_(args), sequence_number_(sequence_number) {
@@ -16,7 +9,7 @@ CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std:
     request_ = resolve_combine(args_, engine_.context);
 
     make_outputs();
-  } catch (const std::exception&) {
+  } catch (...) {
     refusal_ = std::current_exception();
   }
 }
@@ -37,6 +30,7 @@ void CombineOperation::run() {
   const ExchangeResult agreed = engine_.agreement.exchange({"combine", sequence_number_}, [&] {
     if (refusal_) std::rethrow_exception(refusal_);
     if (args_.previous_event) args_.previous_event.wait();
+    require_rows_have_arrived(args_.handle, engine_.rank());
     args_.x = args_.x.contiguous();
     args_.topk_weights = args_.topk_weights.contiguous();
     rows_ = offer_rows();
@@ -44,13 +38,12 @@ void CombineOperation::run() {
                      args_.topk_weights ? args_.topk_weights.num_bytes() : 0);
     return announce();
   });
-  const auto sources = find_sources(agreed);
 
   // Move, and wait until everybody has read: the caller may overwrite its rows then.
   engine_.agreement.exchange({"combine: rows", sequence_number_}, [&] {
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     for (Tensor& bias : args_.bias) bias = bias.contiguous();
-    pull(sources);
+    pull(find_sources(agreed));
     return ExchangeMessage{};
   });
   engine_.count([](BufferCounters& totals) { ++totals.num_combines; });

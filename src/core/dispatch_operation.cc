@@ -12,6 +12,9 @@
 namespace flexep {
 namespace {
 
+// So that the parts of a region become blocks of their own.
+static_assert(OutputLayout::kAlignment == Arena::kGranularity);
+
 TopkIds view_of(const Tensor& ids) {
   return {.ids = ids.values<std::int64_t>(),
           .num_tokens = static_cast<int>(ids.size(0)),
@@ -86,14 +89,32 @@ void DispatchOperation::agree_and_place() {
   if (args_.handle) {
     result_.handle = args_.handle;
   } else {
-    num_routed_tokens_ =
-        plan_receive(agreed.counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
     const auto limits = limits_of(agreed);
-    if (exceeds_limits(agreed.counts, request_.shape, limits)) agreed = drop(agreed, limits);
-    plan(agreed);
+    attempt([&] {
+      num_routed_tokens_ =
+          plan_receive(agreed.counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
+    });
+    if (!failure_ && exceeds_limits(agreed.counts, request_.shape, limits)) agreed = drop(agreed, limits);
+    attempt([&] { plan(agreed); });
   }
-  place(agreed);
-  make_outputs();
+  // Everybody knows everybody's counts, so all agree without a word whether a second exchange is needed.
+  if (!failure_ && !all_fit(agreed)) agreed = grow(agreed);
+  attempt([&] {
+    find_targets(agreed);
+    make_outputs();
+  });
+  if (failure_) move();
+}
+
+// Runs a step that other ranks do not wait for. What it throws, they hear in the next exchange.
+template <typename Step>
+void DispatchOperation::attempt(Step step) {
+  if (failure_) return;
+  try {
+    step();
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
 }
 
 ExchangeResult DispatchOperation::agree() {
@@ -101,7 +122,9 @@ ExchangeResult DispatchOperation::agree() {
   return engine_.agreement.exchange({"dispatch", sequence_number_}, [&] {
     if (args_.previous_event) args_.previous_event.wait();
     request_ = resolve_dispatch(args_, engine_.context);
-    if (!args_.handle) {
+    if (args_.handle) {
+      require_rows_have_arrived(args_.handle, engine_.rank());
+    } else {
       ids_ = as_int64(args_.topk_idx);
       counts = count_routing(view_of(ids_), request_.shape, engine_.rank());
     }
@@ -155,9 +178,10 @@ void DispatchOperation::plan(const ExchangeResult& agreed) {
   state->do_zero_padding = request_.do_zero_padding;
   state->sf_is_col_major = request_.format.sf_is_col_major;
   keep_ids(*state);
-  state->send = plan_send(view_of(ids_), agreed.counts, request_.shape, engine_.rank());
+  // Receivers first: this checks that all rows fit 31 bits, on which senders rely.
   state->receive = plan_receive(agreed.counts, request_.shape, engine_.rank());
   state->receive_sizes = sizes_of(agreed.counts, request_.shape, state->receive, engine_.rank());
+  state->send = plan_send(view_of(ids_), agreed.counts, request_.shape, engine_.rank());
   for (std::size_t i = 0; i < num_routed_tokens_.size(); ++i) {
     state->num_dropped_tokens.push_back(num_routed_tokens_[i] - state->receive.num_recv_tokens_per_expert[i]);
   }
@@ -170,34 +194,38 @@ void DispatchOperation::keep_ids(DispatchState& state) const {
   state.topk_idx = as_dtype(state.ids, request_.idx_dtype);
 }
 
-void DispatchOperation::place(const ExchangeResult& agreed) {
-  const auto bytes_needed = [&](int rank) {
-    return OutputLayout(request_.format, size_of(rank)).num_bytes();
-  };
-  const auto fits = [&](int rank) {
-    return bytes_needed(rank) <= agreed.headers[static_cast<std::size_t>(rank)].region_bytes;
-  };
-  bool all_fit = true;
-  for (int rank = 0; rank < engine_.num_ranks(); ++rank) all_fit = all_fit && fits(rank);
+std::size_t DispatchOperation::bytes_needed(int rank) const {
+  return OutputLayout(request_.format, size_of(rank)).num_bytes();
+}
 
-  // Everybody knows everybody's counts, so all agree without a word whether a second exchange is needed.
-  std::vector<ExchangeHeader> headers = agreed.headers;
-  if (!all_fit) {
-    const ExchangeResult regrown = engine_.agreement.exchange({"dispatch: grow", sequence_number_}, [&] {
-      if (!fits(engine_.rank())) region_ = engine_.arena->reserve(bytes_needed(engine_.rank()));
-      ExchangeMessage message;
-      message.header.region = region_.address();
-      return message;
-    });
-    headers = regrown.headers;
+bool DispatchOperation::all_fit(const ExchangeResult& agreed) const {
+  for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
+    if (bytes_needed(rank) > agreed.headers[static_cast<std::size_t>(rank)].region_bytes) return false;
   }
+  return true;
+}
 
-  targets_.resize(headers.size());
+// A rank whose output does not fit the region that it announced announces a new one.
+ExchangeResult DispatchOperation::grow(const ExchangeResult& agreed) {
+  return engine_.agreement.exchange({"dispatch: grow", sequence_number_}, [&] {
+    const std::size_t needed = bytes_needed(engine_.rank());
+    if (needed > agreed.headers[static_cast<std::size_t>(engine_.rank())].region_bytes) {
+      region_ = {};  // first: what it holds may have to go, or be part of the new one
+      region_ = engine_.arena->reserve(needed);
+    }
+    ExchangeMessage message;
+    message.header.region = region_.address();
+    return message;
+  });
+}
+
+void DispatchOperation::find_targets(const ExchangeResult& agreed) {
+  targets_.resize(agreed.headers.size());
   for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
     if (state().send.num_rows_per_rank[r] == 0) continue;
     std::byte* region =
-        rank == engine_.rank() ? region_.data() : engine_.peers.resolve(rank, headers[r].region);
+        rank == engine_.rank() ? region_.data() : engine_.peers.resolve(rank, agreed.headers[r].region);
     targets_[r] = target_in(request_.format, size_of(rank), region);
   }
 }
@@ -223,22 +251,22 @@ void DispatchOperation::make_outputs() {
         make_tensor(region_.take_front(layout.topk_weights_bytes), shape, *request_.weight_dtype);
   }
   if (request_.format.has_metadata) {
-    // The handle is this operation's own until it is returned.
-    auto& own_state = const_cast<DispatchState&>(state());
-    own_state.recv_src_metadata = make_tensor(region_.take_front(layout.metadata_bytes),
-                                              {size.num_recv_tokens, num_topk + 2}, DType::kInt32);
+    fresh_state_->recv_src_metadata = make_tensor(region_.take_front(layout.metadata_bytes),
+                                                  {size.num_recv_tokens, num_topk + 2}, DType::kInt32);
   }
   region_ = {};
 }
 
 void DispatchOperation::move() {
   engine_.agreement.exchange({"dispatch: rows", sequence_number_}, [&] {
+    if (failure_) std::rethrow_exception(failure_);
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     push();
     if (request_.do_zero_padding) zero_gaps();
-    add_stats();
     return ExchangeMessage{};
   });
+  if (fresh_state_) fresh_state_->rows_have_arrived = true;
+  add_stats();
   engine_.count([](BufferCounters& totals) { ++totals.num_dispatches; });
 }
 
@@ -267,11 +295,9 @@ void DispatchOperation::push() {
       request_.num_sms);
   engine_.count_rows(send.num_rows_per_rank, row_bytes);
   engine_.count([&](BufferCounters& totals) {
-    const auto bytes_of_rows = [&](int num_rows) {
-      return std::int64_t{num_rows} * static_cast<std::int64_t>(row_bytes);
-    };
-    totals.bytes_read += bytes_of_rows(request_.num_tokens);
-    for (const int num_rows : send.num_rows_per_rank) totals.bytes_written += bytes_of_rows(num_rows);
+    totals.bytes_read += total_bytes(request_.num_tokens, row_bytes);
+    for (const int num_rows : send.num_rows_per_rank)
+      totals.bytes_written += total_bytes(num_rows, row_bytes);
   });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -30,8 +31,13 @@ class DispatchOperation {
   ExchangeResult drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits);
   void plan(const ExchangeResult& agreed);
   void keep_ids(DispatchState& state) const;
-  void place(const ExchangeResult& agreed);
+  bool all_fit(const ExchangeResult& agreed) const;
+  ExchangeResult grow(const ExchangeResult& agreed);
+  void find_targets(const ExchangeResult& agreed);
   void make_outputs();
+  template <typename Step>
+  void attempt(Step step);
+  std::size_t bytes_needed(int rank) const;
   void push();
   void zero_gaps() const;
   void add_stats() const;
@@ -46,7 +52,8 @@ class DispatchOperation {
   std::vector<std::int32_t> num_routed_tokens_;  ///< [El], what local experts would receive without limits
   Tensor ids_;                                   ///< int64 [T, K], contiguous; unless the dispatch is cached
   std::shared_ptr<DispatchState> fresh_state_;   ///< what result_.handle holds, unless the dispatch is cached
-  Arena::Block region_;              ///< where this rank's output goes, until it is cut into tensors
+  Arena::Block region_;         ///< where this rank's output goes, until it is cut into tensors
+  std::exception_ptr failure_;  ///< of a step between exchanges, which the next exchange tells the others
   std::vector<PushTarget> targets_;  ///< where this rank's rows go
   DispatchResult result_;
 };

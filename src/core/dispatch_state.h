@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -29,6 +30,10 @@ struct DispatchState {
   ReceiveLayout receive;                         ///< this rank as a destination
   std::vector<ReceiveSize> receive_sizes;        ///< every rank as a destination
   Tensor recv_src_metadata;                      ///< int32 [M, K + 2]
+
+  /// Whether the dispatch has completed: a handle that is used before, or after its dispatch failed, is
+  /// refused.
+  std::atomic<bool> rows_have_arrived{false};
 
   int num_rows() const { return receive.num_rows(shape.do_expand); }
 };

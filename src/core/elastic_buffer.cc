@@ -7,6 +7,7 @@
 #include "core/communication_thread.h"
 #include "core/dispatch_operation.h"
 #include "core/engine.h"
+#include "flexep/error.h"
 #include "flexep/plan_model.h"
 
 namespace flexep {
@@ -15,26 +16,33 @@ namespace flexep {
 class ElasticBuffer::Impl {
  public:
   Impl(const Communicator& comm, const ElasticBufferConfig& config) : engine_(comm, config) {}
+  ~Impl() {
+    communication_.drain();
+    // Tensors may keep the arena, and with it the group, for long: nobody shall wait for this rank meanwhile.
+    engine_.transport->leave();
+  }
 
   DispatchResult dispatch(const DispatchArgs& args) {
     const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_);
     if (!args.async_with_compute_stream) {
       communication_.drain();
-      operation->agree_and_place();
-      operation->move();
+      guarded([&] {
+        operation->agree_and_place();
+        operation->move();
+      });
       return operation->result();
     }
     // The caller waits for the counts, which give the outputs their sizes, but not for the rows.
     const auto placed = std::make_shared<std::promise<void>>();
-    const Event end = communication_.submit([operation, placed] {
+    const Event end = communication_.submit([this, operation, placed] {
       try {
-        operation->agree_and_place();
+        guarded([&] { operation->agree_and_place(); });
       } catch (...) {
         placed->set_exception(std::current_exception());
         throw;
       }
       placed->set_value();
-      operation->move();
+      guarded([&] { operation->move(); });
     });
     placed->get_future().get();
     DispatchResult result = operation->result();
@@ -46,10 +54,10 @@ class ElasticBuffer::Impl {
     const auto operation = std::make_shared<CombineOperation>(engine_, args, ++sequence_number_);
     if (!args.async_with_compute_stream) {
       communication_.drain();
-      operation->run();
+      guarded([&] { operation->run(); });
       return operation->result();
     }
-    const Event end = communication_.submit([operation] { operation->run(); });
+    const Event end = communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
     // A mistake of the caller's own is thrown here, once the other ranks have been told.
     if (operation->is_refused()) end.wait();
     CombineResult result = operation->result();
@@ -60,6 +68,20 @@ class ElasticBuffer::Impl {
   Engine& engine() { return engine_; }
 
  private:
+  // After a failure of the group a rank that is thought gone may wake up and store into memory that was
+  // announced to it.
+  template <typename Work>
+  void guarded(Work work) {
+    try {
+      work();
+    } catch (const TimeoutError&) {
+      engine_.arena->abandon();
+      throw;
+    } catch (const TransportError&) {
+      engine_.arena->abandon();
+      throw;
+    }
+  }
   Engine engine_;
   std::uint64_t sequence_number_ = 0;
   // Last: its destructor finishes what is in flight.

@@ -46,4 +46,8 @@ struct Engine {
   BufferCounters counters;
 };
 
+inline std::int64_t total_bytes(std::int64_t num_rows, std::size_t row_bytes) {
+  return num_rows * static_cast<std::int64_t>(row_bytes);
+}
+
 }  // namespace flexep

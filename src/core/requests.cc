@@ -11,6 +11,9 @@ namespace {
 
 constexpr std::size_t kRowGranularity = 16;
 constexpr int kMaxExperts = 65536;
+constexpr int kMaxTopk = 1024;
+constexpr int kMaxAlignment = 1 << 16;
+constexpr int kMaxSms = 1024;
 
 void check_rows(const Tensor& x, int rank) {
   require_argument(x.defined(), "x", "rank {} passed no x", rank);
@@ -61,8 +64,8 @@ void check_stats(const Tensor& stats, int num_local_experts, int rank) {
 }
 
 int resolve_num_sms(int requested, int fallback, int rank) {
-  require_argument(requested >= 0, "num_sms", "num_sms on rank {} is {}, but must not be negative", rank,
-                   requested);
+  require_argument(requested >= 0 && requested <= kMaxSms, "num_sms",
+                   "num_sms on rank {} is {}, outside [0, {}]", rank, requested, kMaxSms);
   return requested > 0 ? requested : fallback;
 }
 
@@ -88,9 +91,11 @@ RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context
   require_argument(args.num_experts % context.num_ranks == 0, "num_experts",
                    "num_experts on rank {} is {}, not a multiple of the {} ranks", rank, args.num_experts,
                    context.num_ranks);
-  require_argument(args.expert_alignment >= 0, "expert_alignment",
-                   "expert_alignment on rank {} is {}, but must not be negative", rank,
-                   args.expert_alignment);
+  require_argument(args.expert_alignment >= 0 && args.expert_alignment <= kMaxAlignment, "expert_alignment",
+                   "expert_alignment on rank {} is {}, outside [0, {}]", rank, args.expert_alignment,
+                   kMaxAlignment);
+  require_argument(ids.size(1) <= kMaxTopk, "topk_idx", "topk_idx on rank {} has {} columns, more than {}",
+                   rank, ids.size(1), kMaxTopk);
   return {.num_ranks = context.num_ranks,
           .num_experts = args.num_experts,
           .num_topk = static_cast<int>(ids.size(1)),
@@ -148,6 +153,13 @@ int resolve_num_max_tokens(const DispatchArgs& args, const RankContext& context)
 }
 
 }  // namespace
+
+void require_rows_have_arrived(const DispatchHandle& handle, int rank) {
+  require_argument(handle.state().rows_have_arrived, "handle",
+                   "the dispatch that made the handle of rank {} has not completed: it failed, or its event "
+                   "was not waited for",
+                   rank);
+}
 
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context) {
   check_streams(args, context.rank);

@@ -41,6 +41,10 @@ inline std::int64_t optional_field(std::optional<DType> dtype) {
   return dtype ? 1 + static_cast<std::int64_t>(*dtype) : 0;
 }
 
+/// @throws InvalidArgument when the rows of the handle's dispatch are not there: it is still running, or it
+/// failed.
+void require_rows_have_arrived(const DispatchHandle& handle, int rank);
+
 /// Validated combine arguments with every default filled in.
 struct CombineRequest {
   int hidden = 0;
