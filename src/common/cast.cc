@@ -127,8 +127,7 @@ Tensor cast_from_fp8(const Tensor& x, const Tensor& sf, DType dtype) {
   require_argument(sf.dtype() == DType::kFloat32 || sf.dtype() == DType::kInt32, "sf",
                    "sf must be fp32 or int32, not {}", name_of(sf.dtype()));
   const Shape expected{x.size(0), num_packs(x.size(1), sf.dtype())};
-  require_argument(sf.shape() == expected, "sf", "sf has shape {}, but must be {}", sf.shape().to_string(),
-                   expected.to_string());
+  require_argument(sf.shape() == expected, "sf", "sf has shape {}, but must be {}", sf.shape(), expected);
   Tensor rows = Tensor::empty(x.shape(), dtype);
   visit_rows(dtype, "dtype", [&]<typename T>(T) {
     for (std::int64_t token = 0; token < x.size(0); ++token) {

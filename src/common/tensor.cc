@@ -56,13 +56,13 @@ Shape::Shape(std::span<const std::int64_t> extents) : num_dims_(static_cast<int>
                    kMaxDims, extents.size());
   std::copy(extents.begin(), extents.end(), extents_.begin());
   require_argument(std::all_of(extents.begin(), extents.end(), [](auto extent) { return extent >= 0; }),
-                   "shape", "shape {} has a negative extent", to_string());
+                   "shape", "shape {} has a negative extent", *this);
   // So that sizes in bytes fit 63 bits, whatever the element type.
   constexpr std::int64_t kMaxElements = std::int64_t{1} << 59;
   std::int64_t num_elements = 1;
   for (const std::int64_t extent : extents) {
     require_argument(extent == 0 || num_elements <= kMaxElements / extent, "shape",
-                     "shape {} has too many elements", to_string());
+                     "shape {} has too many elements", *this);
     num_elements *= extent;
   }
 }
@@ -96,7 +96,7 @@ Tensor Tensor::from_memory(void* data, const Shape& shape, DType dtype, std::sha
 Tensor Tensor::from_memory(void* data, const Shape& shape, const Shape& strides, DType dtype,
                            std::shared_ptr<void> owner) {
   require_argument(shape.num_dims() == strides.num_dims(), "strides",
-                   "strides {} do not fit a tensor of shape {}", strides.to_string(), shape.to_string());
+                   "strides {} do not fit a tensor of shape {}", strides, shape);
   Tensor tensor;
   tensor.data_ = data;
   tensor.shape_ = shape;
@@ -121,13 +121,13 @@ bool Tensor::is_contiguous() const {
 Tensor Tensor::reshape(const Shape& shape) const {
   require_contiguous();
   require_argument(shape.num_elements() == num_elements(), "shape", "a tensor of shape {} cannot become {}",
-                   shape_.to_string(), shape.to_string());
+                   shape_, shape);
   return from_memory(data_, shape, dtype_, owner_);
 }
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
   require_argument(num_dims() > 0 && 0 <= begin && begin <= end && end <= size(0), "rows",
-                   "rows [{}, {}) are not in a tensor of shape {}", begin, end, shape_.to_string());
+                   "rows [{}, {}) are not in a tensor of shape {}", begin, end, shape_);
   auto extents = std::array<std::int64_t, Shape::kMaxDims>{};
   std::copy_n(shape_.extents().begin(), num_dims(), extents.begin());
   extents[0] = end - begin;
@@ -152,8 +152,7 @@ Tensor Tensor::clone() const {
 
 void Tensor::require_contiguous() const {
   require_argument(is_contiguous(), "tensor",
-                   "a tensor of shape {} has strides {}, but must be contiguous here", shape_.to_string(),
-                   strides_.to_string());
+                   "a tensor of shape {} has strides {}, but must be contiguous here", shape_, strides_);
 }
 
 void Tensor::require_dtype(DType dtype) const {
@@ -164,7 +163,7 @@ void Tensor::require_dtype(DType dtype) const {
 
 void Tensor::copy_from(const void* values, std::size_t num_values) const {
   require_argument(num_values == static_cast<std::size_t>(num_elements()), "values",
-                   "{} values do not fill a tensor of shape {}", num_values, shape_.to_string());
+                   "{} values do not fill a tensor of shape {}", num_values, shape_);
   if (num_values > 0) std::memcpy(data_, values, num_bytes());
 }
 

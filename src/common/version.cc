@@ -3,6 +3,8 @@
 
 namespace flexep {
 
-const char* version() { return FLEXEP_VERSION; }
+const char* version() {
+  return FLEXEP_VERSION;
+}
 
 }  // namespace flexep

@@ -44,16 +44,6 @@ std::vector<std::int32_t> limits_of(const ExchangeResult& agreed) {
   return limits;
 }
 
-std::vector<ReceiveSize> sizes_of(AllCounts counts, const RoutingShape& shape, const ReceiveLayout& mine,
-                                  int rank) {
-  std::vector<ReceiveSize> sizes;
-  for (int destination = 0; destination < shape.num_ranks; ++destination) {
-    const ReceiveLayout layout = destination == rank ? mine : plan_receive(counts, shape, destination);
-    sizes.push_back({layout.num_recv_tokens, layout.num_expanded_tokens});
-  }
-  return sizes;
-}
-
 int agree_on_num_max_tokens(const ExchangeResult& agreed) {
   int num_max_tokens = 0;
   for (const auto& header : agreed.headers)
@@ -90,11 +80,7 @@ void DispatchOperation::agree_and_place() {
     result_.handle = args_.handle;
   } else {
     const auto limits = limits_of(agreed);
-    attempt([&] {
-      num_routed_tokens_ =
-          plan_receive(agreed.counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
-    });
-    if (!failure_ && exceeds_limits(agreed.counts, request_.shape, limits)) agreed = drop(agreed, limits);
+    if (exceeds_limits(agreed.counts, request_.shape, limits)) agreed = drop(agreed, limits);
     attempt([&] { plan(agreed); });
   }
   // Everybody knows everybody's counts, so all agree without a word whether a second exchange is needed.
@@ -160,6 +146,8 @@ ExchangeMessage DispatchOperation::announce(std::span<const std::int32_t> counts
 ExchangeResult DispatchOperation::drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits) {
   std::optional<RoutingCounts> counts;
   return engine_.agreement.exchange({"dispatch: drops", sequence_number_}, [&] {
+    num_routed_tokens_ =
+        plan_receive(agreed.counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
     ids_ = ids_.clone();
     drop_pairs(ids_.values<std::int64_t>(), agreed.counts, request_.shape, limits, engine_.rank());
     counts = count_routing(view_of(ids_), request_.shape, engine_.rank());
@@ -180,10 +168,11 @@ void DispatchOperation::plan(const ExchangeResult& agreed) {
   keep_ids(*state);
   // Receivers first: this checks that all rows fit 31 bits, on which senders rely.
   state->receive = plan_receive(agreed.counts, request_.shape, engine_.rank());
-  state->receive_sizes = sizes_of(agreed.counts, request_.shape, state->receive, engine_.rank());
+  state->receive_sizes = plan_receive_sizes(agreed.counts, request_.shape);
   state->send = plan_send(view_of(ids_), agreed.counts, request_.shape, engine_.rank());
+  state->num_dropped_tokens.assign(static_cast<std::size_t>(request_.shape.num_local_experts()), 0);
   for (std::size_t i = 0; i < num_routed_tokens_.size(); ++i) {
-    state->num_dropped_tokens.push_back(num_routed_tokens_[i] - state->receive.num_recv_tokens_per_expert[i]);
+    state->num_dropped_tokens[i] = num_routed_tokens_[i] - state->receive.num_recv_tokens_per_expert[i];
   }
   result_.handle = DispatchHandle(fresh_state_);
 }

@@ -49,7 +49,7 @@ class DispatchOperation {
   DispatchArgs args_;
   std::uint64_t sequence_number_;
   DispatchRequest request_;
-  std::vector<std::int32_t> num_routed_tokens_;  ///< [El], what local experts would receive without limits
+  std::vector<std::int32_t> num_routed_tokens_;  ///< [El], before drops; empty without
   Tensor ids_;                                   ///< int64 [T, K], contiguous; unless the dispatch is cached
   std::shared_ptr<DispatchState> fresh_state_;   ///< what result_.handle holds, unless the dispatch is cached
   Arena::Block region_;         ///< where this rank's output goes, until it is cut into tensors

@@ -18,7 +18,7 @@ constexpr int kMaxSms = 1024;
 void check_rows(const Tensor& x, int rank) {
   require_argument(x.defined(), "x", "rank {} passed no x", rank);
   require_argument(x.num_dims() == 2, "x", "x on rank {} has shape {}, but must be [num_tokens, hidden]",
-                   rank, x.shape().to_string());
+                   rank, x.shape());
   require_argument(x.size(1) <= 1 || x.stride(1) == 1, "x",
                    "x on rank {} has stride {} inside a row, but a row's elements must be neighbours", rank,
                    x.stride(1));
@@ -29,14 +29,13 @@ void check_rows(const Tensor& x, int rank) {
       rank, row_bytes, x.size(1), name_of(x.dtype()), kRowGranularity);
   require_argument(
       x.size(0) <= std::numeric_limits<int>::max() && x.size(1) <= std::numeric_limits<int>::max(), "x",
-      "x on rank {} has shape {}: too large", rank, x.shape().to_string());
+      "x on rank {} has shape {}: too large", rank, x.shape());
 }
 
 std::optional<DType> check_weights(const Tensor& weights, const Shape& expected, int rank) {
   if (!weights) return std::nullopt;
   require_argument(weights.shape() == expected, "topk_weights",
-                   "topk_weights on rank {} has shape {}, but must be {}", rank, weights.shape().to_string(),
-                   expected.to_string());
+                   "topk_weights on rank {} has shape {}, but must be {}", rank, weights.shape(), expected);
   require_argument(weights.dtype() == DType::kFloat32 || weights.dtype() == DType::kFloat64, "topk_weights",
                    "topk_weights on rank {} is {}, but must be fp32 (or fp64)", rank,
                    name_of(weights.dtype()));
@@ -46,8 +45,8 @@ std::optional<DType> check_weights(const Tensor& weights, const Shape& expected,
 std::optional<DType> check_scales(const Tensor& sf, int num_tokens, int rank) {
   if (!sf) return std::nullopt;
   require_argument(sf.num_dims() == 2 && sf.size(0) == num_tokens && sf.size(1) > 0, "sf",
-                   "sf on rank {} has shape {}, but must be [num_tokens = {}, packs]", rank,
-                   sf.shape().to_string(), num_tokens);
+                   "sf on rank {} has shape {}, but must be [num_tokens = {}, packs]", rank, sf.shape(),
+                   num_tokens);
   require_argument(sf.dtype() == DType::kFloat32 || sf.dtype() == DType::kInt32, "sf",
                    "sf on rank {} is {}, but must be fp32, or int32 holding four UE8M0", rank,
                    name_of(sf.dtype()));
@@ -60,7 +59,7 @@ void check_stats(const Tensor& stats, int num_local_experts, int rank) {
       stats.dtype() == DType::kInt32 && stats.shape() == Shape{num_local_experts} && stats.is_contiguous(),
       "cumulative_local_expert_recv_stats",
       "cumulative_local_expert_recv_stats on rank {} is {} {}, but must be int32 [{}]", rank,
-      name_of(stats.dtype()), stats.shape().to_string(), num_local_experts);
+      name_of(stats.dtype()), stats.shape(), num_local_experts);
 }
 
 int resolve_num_sms(int requested, int fallback, int rank) {
@@ -85,7 +84,7 @@ RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context
                    "topk_idx on rank {} is {}, but must be int64 or int32", rank, name_of(ids.dtype()));
   require_argument(ids.num_dims() == 2 && ids.size(0) == args.x.size(0) && ids.size(1) > 0, "topk_idx",
                    "topk_idx on rank {} has shape {}, but must be [num_tokens = {}, num_topk]", rank,
-                   ids.shape().to_string(), args.x.size(0));
+                   ids.shape(), args.x.size(0));
   require_argument(args.num_experts > 0 && args.num_experts <= kMaxExperts, "num_experts",
                    "num_experts on rank {} is {}, outside [1, {}]", rank, args.num_experts, kMaxExperts);
   require_argument(args.num_experts % context.num_ranks == 0, "num_experts",
@@ -221,7 +220,7 @@ CombineRequest resolve_combine(const CombineArgs& args, const RankContext& conte
   for (const Tensor& bias : args.bias) {
     require_argument(!bias || (bias.shape() == out_shape && bias.dtype() == args.x.dtype()), "bias",
                      "bias on rank {} is {} {}, but must be {} {}", context.rank, name_of(bias.dtype()),
-                     bias.shape().to_string(), name_of(args.x.dtype()), out_shape.to_string());
+                     bias.shape(), name_of(args.x.dtype()), out_shape);
   }
 
   CombineRequest request;

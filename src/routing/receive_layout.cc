@@ -19,6 +19,11 @@ std::int32_t require_31_bits(std::int64_t num_rows, int rank) {
 
 ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank) {
   ReceiveLayout layout;
+  layout.psum_num_recv_tokens_per_rank.reserve(counts.size());
+  for (auto* per_expert : {&layout.num_recv_tokens_per_expert, &layout.num_aligned_recv_tokens_per_expert,
+                           &layout.expert_start_rows, &layout.psum_num_recv_tokens_per_expert}) {
+    per_expert->reserve(static_cast<std::size_t>(shape.num_local_experts()));
+  }
   std::int64_t num_tokens = 0;
   for (const auto source : counts) {
     num_tokens += source[static_cast<std::size_t>(rank)];
@@ -42,6 +47,24 @@ ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank
   }
   layout.num_expanded_tokens = require_31_bits(start, rank);
   return layout;
+}
+
+std::vector<ReceiveSize> plan_receive_sizes(AllCounts counts, const RoutingShape& shape) {
+  std::vector<ReceiveSize> sizes(static_cast<std::size_t>(shape.num_ranks));
+  for (int rank = 0; rank < shape.num_ranks; ++rank) {
+    std::int64_t num_tokens = 0;
+    for (const auto source : counts) num_tokens += source[static_cast<std::size_t>(rank)];
+    const auto first = static_cast<std::size_t>(shape.num_ranks + rank * shape.num_local_experts());
+    std::int64_t num_expanded = 0;
+    for (std::size_t i = first; i < first + static_cast<std::size_t>(shape.num_local_experts()); ++i) {
+      std::int64_t num_pairs = 0;
+      for (const auto source : counts) num_pairs += source[i];
+      num_expanded += align_up(num_pairs, std::int64_t{shape.expert_alignment});
+    }
+    sizes[static_cast<std::size_t>(rank)] = {require_31_bits(num_tokens, rank),
+                                             require_31_bits(num_expanded, rank)};
+  }
+  return sizes;
 }
 
 }  // namespace flexep

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "routing/output_layout.h"
 #include "routing/routing_shape.h"
 
 namespace flexep {
@@ -24,6 +25,10 @@ struct ReceiveLayout {
 
   int num_rows(bool do_expand) const { return do_expand ? num_expanded_tokens : num_recv_tokens; }
 };
+
+/// How many rows each rank receives. Cost: O(R * (R + E)). @throws InvalidArgument when the rows do not fit
+/// 31 bits.
+std::vector<ReceiveSize> plan_receive_sizes(AllCounts counts, const RoutingShape& shape);
 
 /// What `rank` receives. Cost: O(R * (R + El)).
 /// @throws InvalidArgument when the rows do not fit 31 bits.

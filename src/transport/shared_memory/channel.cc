@@ -148,14 +148,16 @@ std::span<const std::byte> Channel::chunk_of(int rank, std::size_t offset) {
 
 void Channel::require_same_operation(const Operation& operation) {
   const auto name = operation.name.substr(0, Operation::kMaxNameLength);
-  bool same = true;
+  const bool same = std::ranges::all_of(members_, [&](Member& member) {
+    const ControlBlock::Slot& slot = member.control.slot(epoch_);
+    return name == slot.operation && slot.sequence_number == operation.sequence_number;
+  });
+  if (same) return;
   std::vector<std::string> values;
   for (Member& member : members_) {
     const ControlBlock::Slot& slot = member.control.slot(epoch_);
-    same = same && name == slot.operation && slot.sequence_number == operation.sequence_number;
     values.push_back(fmt::format("{} #{}", slot.operation, slot.sequence_number));
   }
-  if (same) return;
   const auto what = fmt::format("ranks called different operations: {}", fmt::join(values, ", "));
   throw CollectiveMismatch("operation", std::move(values), what);
 }
