@@ -35,17 +35,17 @@ Shape dense_strides(const Shape& shape) {
   return Shape(std::span<const std::int64_t>(strides.data(), static_cast<std::size_t>(shape.num_dims())));
 }
 
-// Copies the elements under `dim` and the dimensions inside it, one innermost element at a time.
-void copy_strided(std::byte*& to, const std::byte* from, const Tensor& tensor, int dim) {
-  const std::size_t element_bytes = size_of(tensor.dtype());
-  if (dim == tensor.num_dims()) {
+// Copies the elements that the extents span, row-major, to where `to` points, and moves it behind them.
+void copy_strided(std::byte*& to, const std::byte* from, std::span<const std::int64_t> extents,
+                  std::span<const std::int64_t> strides, std::size_t element_bytes) {
+  if (extents.empty()) {
     std::memcpy(to, from, element_bytes);
     to += element_bytes;
     return;
   }
-  for (std::int64_t i = 0; i < tensor.size(dim); ++i) {
-    copy_strided(to, from + static_cast<std::size_t>(i * tensor.stride(dim)) * element_bytes, tensor,
-                 dim + 1);
+  for (std::int64_t i = 0; i < extents.front(); ++i) {
+    copy_strided(to, from + static_cast<std::size_t>(i * strides.front()) * element_bytes, extents.subspan(1),
+                 strides.subspan(1), element_bytes);
   }
 }
 
@@ -145,7 +145,8 @@ Tensor Tensor::clone() const {
     std::memcpy(copy.data(), data_, num_bytes());
   } else {
     auto* to = static_cast<std::byte*>(copy.data());
-    copy_strided(to, static_cast<const std::byte*>(data_), *this, 0);
+    copy_strided(to, static_cast<const std::byte*>(data_), shape_.extents(), strides_.extents(),
+                 size_of(dtype_));
   }
   return copy;
 }
