@@ -138,7 +138,7 @@ TEST(ShmTest, RankThatNeverComesIsNamed) {
 
 TEST(ShmTest, StoppedRankIsATimeoutThatNamesIt) {
   Processes processes(job_id("stopped"), 3, [](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 1s});
+    Communicator comm = Communicator::from_environment({.timeout = 3s});
     ElasticBuffer buffer(comm);
     round_trip(buffer, 10);
     if (rank == 1) raise(SIGSTOP);
