@@ -75,11 +75,32 @@ constexpr std::string_view name_of(DType dtype) {
   return "unknown";
 }
 
-/// Whether combine can sum rows of this type.
-constexpr bool is_summable(DType dtype) {
-  return dtype == DType::kBFloat16 || dtype == DType::kFloat16 || dtype == DType::kFloat32 ||
-         dtype == DType::kFloat64;
+namespace detail {
+
+/// The magnitude of an fp32 as the bits of a smaller format of `kFractionBits` and that bias: round to
+/// nearest even, subnormals kept. Not for what lies beyond the format's largest number, nor for NaN.
+template <int kFractionBits, std::uint32_t kBias>
+constexpr std::uint32_t round_magnitude(std::uint32_t magnitude) {
+  constexpr std::uint32_t kDroppedBits = 23 - kFractionBits;
+  constexpr std::uint32_t kMinExponent = 128 - kBias;  // of normal numbers, as fp32 stores it
+  const std::uint32_t exponent = magnitude >> 23;
+  if (exponent >= kMinExponent) {
+    const std::uint32_t rebased = magnitude - ((127 - kBias) << 23);
+    const std::uint32_t is_odd = (rebased >> kDroppedBits) & 1u;
+    return (rebased + (1u << (kDroppedBits - 1)) - 1 + is_odd) >> kDroppedBits;
+  }
+  // How many multiples of the smallest subnormal. Below half of one it is zero.
+  const std::uint32_t shift = kDroppedBits + kMinExponent - exponent;
+  if (shift > 24) return 0;
+  const std::uint32_t significand = (magnitude & 0x7FFFFFu) | 0x800000u;
+  const std::uint32_t kept = significand >> shift;
+  const std::uint32_t rest = significand & ((1u << shift) - 1);
+  const std::uint32_t half = 1u << (shift - 1);
+  const bool is_up = rest > half || (rest == half && (kept & 1u) != 0);
+  return kept + (is_up ? 1u : 0u);
 }
+
+}  // namespace detail
 
 /// bfloat16: the upper half of an fp32. Conversions are exact integer arithmetic and the same on every
 /// machine: round to nearest even, subnormals kept, every NaN becomes the canonical quiet NaN 0x7FC0.
@@ -134,20 +155,7 @@ struct Float16 {
     const std::uint32_t magnitude = f & 0x7FFFFFFFu;
     if (magnitude > 0x7F800000u) return 0x7E00u;
     if (magnitude >= 0x47800000u) return sign | 0x7C00u;  // 2^16 and more
-    if (magnitude >= 0x38800000u) {                       // 2^-14: normal
-      const std::uint32_t rebased = magnitude - (112u << 23);
-      return static_cast<std::uint16_t>(sign | ((rebased + 0xFFFu + ((rebased >> 13) & 1u)) >> 13));
-    }
-    // Subnormal: how many multiples of 2^-24, rounded. Below half of one it is zero.
-    const std::uint32_t exponent = magnitude >> 23;
-    if (exponent < 102) return sign;
-    const std::uint32_t significand = (magnitude & 0x7FFFFFu) | 0x800000u;
-    const std::uint32_t shift = 126 - exponent;
-    const std::uint32_t kept = significand >> shift;
-    const std::uint32_t rest = significand & ((1u << shift) - 1);
-    const std::uint32_t half = 1u << (shift - 1);
-    const bool up = rest > half || (rest == half && (kept & 1u) != 0);
-    return static_cast<std::uint16_t>(sign | (kept + (up ? 1u : 0u)));
+    return static_cast<std::uint16_t>(sign | detail::round_magnitude<10, 15>(magnitude));
   }
 };
 static_assert(sizeof(Float16) == 2);
@@ -180,20 +188,7 @@ struct Float8E4M3 {
     const auto sign = static_cast<std::uint8_t>((f >> 24) & 0x80u);
     const std::uint32_t magnitude = f & 0x7FFFFFFFu;
     if (magnitude > 0x43E80000u) return sign | 0x7Fu;  // above 464, half way from 448 to what would be 480
-    if (magnitude >= 0x3C800000u) {                    // 2^-6: normal
-      const std::uint32_t rebased = magnitude - (120u << 23);
-      return static_cast<std::uint8_t>(sign | ((rebased + 0x7FFFFu + ((rebased >> 20) & 1u)) >> 20));
-    }
-    // Subnormal: how many multiples of 2^-9, rounded. Below half of one it is zero.
-    const std::uint32_t exponent = magnitude >> 23;
-    if (exponent < 117) return sign;
-    const std::uint32_t significand = (magnitude & 0x7FFFFFu) | 0x800000u;
-    const std::uint32_t shift = 141 - exponent;
-    const std::uint32_t kept = significand >> shift;
-    const std::uint32_t rest = significand & ((1u << shift) - 1);
-    const std::uint32_t half = 1u << (shift - 1);
-    const bool up = rest > half || (rest == half && (kept & 1u) != 0);
-    return static_cast<std::uint8_t>(sign | (kept + (up ? 1u : 0u)));
+    return static_cast<std::uint8_t>(sign | detail::round_magnitude<3, 7>(magnitude));
   }
 };
 static_assert(sizeof(Float8E4M3) == 1);
@@ -243,5 +238,37 @@ struct DTypeOf<std::int64_t> {
 };
 template <typename T>
 inline constexpr DType kDTypeOf = DTypeOf<T>::value;
+
+/// Calls visitor(T{}) with the element type of `dtype` if combine can sum rows of it. @return whether it can.
+template <typename Visitor>
+constexpr bool visit_summable(DType dtype, Visitor&& visitor) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      visitor(BFloat16{});
+      return true;
+    case DType::kFloat16:
+      visitor(Float16{});
+      return true;
+    case DType::kFloat32:
+      visitor(float{});
+      return true;
+    case DType::kFloat64:
+      visitor(double{});
+      return true;
+    case DType::kFloat8E4M3:
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
+    case DType::kInt32:
+    case DType::kInt64:
+      return false;
+  }
+  return false;
+}
+
+/// Whether combine can sum rows of this type.
+constexpr bool is_summable(DType dtype) {
+  return visit_summable(dtype, [](auto) {});
+}
 
 }  // namespace flexep

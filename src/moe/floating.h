@@ -21,27 +21,16 @@ To convert(From value) {
 }
 
 /// Calls visitor(T{}) with the element type of `dtype`. @throws InvalidArgument for `argument` when it is not
-/// floating point.
+/// bf16, fp32 or fp64.
 template <typename Visitor>
-decltype(auto) visit_floating(DType dtype, const char* argument, Visitor&& visitor) {
-  switch (dtype) {
-    case DType::kBFloat16:
-      return visitor(BFloat16{});
-    case DType::kFloat32:
-      return visitor(float{});
-    case DType::kFloat64:
-      return visitor(double{});
-    case DType::kFloat16:
-    case DType::kFloat8E4M3:
-    case DType::kUInt8:
-    case DType::kInt8:
-    case DType::kInt16:
-    case DType::kInt32:
-    case DType::kInt64:
-      break;
+void visit_floating(DType dtype, const char* argument, Visitor&& visitor) {
+  const bool has_type = visit_summable(dtype, [&]<typename T>(T element) {
+    if constexpr (!std::is_same_v<T, Float16>) visitor(element);
+  });
+  if (!has_type || dtype == DType::kFloat16) {
+    throw InvalidArgument(argument,
+                          fmt::format("{} must be bf16, fp32 or fp64, not {}", argument, name_of(dtype)));
   }
-  throw InvalidArgument(argument,
-                        fmt::format("{} must be bf16, fp32 or fp64, not {}", argument, name_of(dtype)));
 }
 
 /// The same values as another floating type, rounded to nearest even; the tensor itself when it has that

@@ -176,24 +176,12 @@ std::vector<CombineOutput> combine_as(std::span<const RankInput> inputs,
 std::vector<CombineOutput> combine(std::span<const RankInput> inputs, const DispatchOptions& dispatch_options,
                                    std::span<const CombineInput> expert_outputs,
                                    const CombineOptions& options) {
-  switch (expert_outputs[0].x.dtype()) {
-    case DType::kBFloat16:
-      return combine_as<BFloat16>(inputs, dispatch_options, expert_outputs, options);
-    case DType::kFloat16:
-      return combine_as<Float16>(inputs, dispatch_options, expert_outputs, options);
-    case DType::kFloat32:
-      return combine_as<float>(inputs, dispatch_options, expert_outputs, options);
-    case DType::kFloat64:
-      return combine_as<double>(inputs, dispatch_options, expert_outputs, options);
-    case DType::kFloat8E4M3:
-    case DType::kUInt8:
-    case DType::kInt8:
-    case DType::kInt16:
-    case DType::kInt32:
-    case DType::kInt64:
-      break;
-  }
-  throw InvalidArgument("x", "rows of this type have no sum");
+  std::vector<CombineOutput> outputs;
+  const bool is_summed = visit_summable(expert_outputs[0].x.dtype(), [&]<typename T>(T) {
+    outputs = combine_as<T>(inputs, dispatch_options, expert_outputs, options);
+  });
+  if (!is_summed) throw InvalidArgument("x", "rows of this type have no sum");
+  return outputs;
 }
 
 }  // namespace flexep::reference

@@ -146,17 +146,8 @@ void reduce_all(const ReduceRows& job, StoreMode mode) {
   hwy::FlushStream();
 }
 
-void reduce_bfloat16(const ReduceRows& job, StoreMode mode) {
-  reduce_all<BFloat16Sum>(job, mode);
-}
-void reduce_float16(const ReduceRows& job, StoreMode mode) {
-  reduce_all<Float16Sum>(job, mode);
-}
-void reduce_float32(const ReduceRows& job, StoreMode mode) {
-  reduce_all<FloatSum<float>>(job, mode);
-}
-void reduce_float64(const ReduceRows& job, StoreMode mode) {
-  reduce_all<FloatSum<double>>(job, mode);
+void reduce_summable(const ReduceRows& job, StoreMode mode) {
+  visit_summable(job.dtype, [&]<typename T>(T) { reduce_all<SumOf<T>>(job, mode); });
 }
 
 }  // namespace flexep::cpu::HWY_NAMESPACE
@@ -165,32 +156,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace flexep::cpu {
 namespace {
-HWY_EXPORT(reduce_bfloat16);
-HWY_EXPORT(reduce_float16);
-HWY_EXPORT(reduce_float32);
-HWY_EXPORT(reduce_float64);
-}  // namespace
+HWY_EXPORT(reduce_summable);
+}
 
 void reduce_rows(const ReduceRows& job, StoreMode mode) {
-  const FloatEnvironment default_environment;
-  switch (job.dtype) {
-    case DType::kBFloat16:
-      return HWY_DYNAMIC_DISPATCH(reduce_bfloat16)(job, mode);
-    case DType::kFloat16:
-      return HWY_DYNAMIC_DISPATCH(reduce_float16)(job, mode);
-    case DType::kFloat32:
-      return HWY_DYNAMIC_DISPATCH(reduce_float32)(job, mode);
-    case DType::kFloat64:
-      return HWY_DYNAMIC_DISPATCH(reduce_float64)(job, mode);
-    case DType::kFloat8E4M3:
-    case DType::kUInt8:
-    case DType::kInt8:
-    case DType::kInt16:
-    case DType::kInt32:
-    case DType::kInt64:
-      break;
+  if (!is_summable(job.dtype)) {
+    throw InvalidArgument("dtype", fmt::format("rows of {} cannot be summed", name_of(job.dtype)));
   }
-  throw InvalidArgument("dtype", fmt::format("rows of {} cannot be summed", name_of(job.dtype)));
+  const FloatEnvironment default_environment;
+  HWY_DYNAMIC_DISPATCH(reduce_summable)(job, mode);
 }
 
 }  // namespace flexep::cpu

@@ -12,6 +12,7 @@
 
 #include <limits>
 
+#include "flexep/types.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -166,6 +167,22 @@ struct Float16Sum {
     return hn::IfThenElse(is_below(0x7F800001), result, hn::Set(d, 0x7E00u));
   }
 };
+
+template <typename T>
+struct SumOfElement {
+  using type = FloatSum<T>;
+};
+template <>
+struct SumOfElement<BFloat16> {
+  using type = BFloat16Sum;
+};
+template <>
+struct SumOfElement<Float16> {
+  using type = Float16Sum;
+};
+/// A vector of sums of elements T.
+template <typename T>
+using SumOf = typename SumOfElement<T>::type;
 
 /// A block of sums.
 template <class Sum>
