@@ -13,7 +13,7 @@ struct ReceiveSize {
   int num_recv_tokens = 0;
   int num_expanded_tokens = 0;
 
-  int num_rows(bool do_expand) const { return do_expand ? num_expanded_tokens : num_recv_tokens; }
+  constexpr int num_rows(bool do_expand) const { return do_expand ? num_expanded_tokens : num_recv_tokens; }
 };
 
 /// The part of an output that is the same on all ranks.
@@ -29,7 +29,7 @@ struct OutputFormat {
 };
 
 /// Where the outputs of a dispatch lie in the region that a destination announced. The one source of truth
-/// for both sides: sources store by it, the destination makes its tensors by it.
+/// for both sides: sources store by it, the destination makes its tensors by it. Usable in device code.
 ///
 ///   x [rows, H] | sf [rows, P] | topk_idx [M, K] (compact) | topk_weights [M, K] or [rows] | metadata int32
 ///   [M, K + 2]
@@ -49,7 +49,7 @@ struct OutputLayout {
   std::int64_t sf_row_stride = 0;
   std::int64_t sf_pack_stride = 0;
 
-  OutputLayout(const OutputFormat& format, const ReceiveSize& size) {
+  constexpr OutputLayout(const OutputFormat& format, const ReceiveSize& size) {
     const auto num_rows = static_cast<std::size_t>(size.num_rows(format.do_expand));
     const auto num_tokens = static_cast<std::size_t>(size.num_recv_tokens);
     const auto num_topk = static_cast<std::size_t>(format.num_topk);
@@ -67,11 +67,11 @@ struct OutputLayout {
         format.has_metadata ? align_up(num_tokens * (num_topk + 2) * sizeof(std::int32_t), kAlignment) : 0;
   }
 
-  std::size_t sf_offset() const { return x_bytes; }
-  std::size_t topk_idx_offset() const { return sf_offset() + sf_bytes; }
-  std::size_t topk_weights_offset() const { return topk_idx_offset() + topk_idx_bytes; }
-  std::size_t metadata_offset() const { return topk_weights_offset() + topk_weights_bytes; }
-  std::size_t num_bytes() const { return metadata_offset() + metadata_bytes; }
+  constexpr std::size_t sf_offset() const { return x_bytes; }
+  constexpr std::size_t topk_idx_offset() const { return sf_offset() + sf_bytes; }
+  constexpr std::size_t topk_weights_offset() const { return topk_idx_offset() + topk_idx_bytes; }
+  constexpr std::size_t metadata_offset() const { return topk_weights_offset() + topk_weights_bytes; }
+  constexpr std::size_t num_bytes() const { return metadata_offset() + metadata_bytes; }
 };
 
 }  // namespace flexep
