@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// Everything of flexep's core: groups of ranks, tensors, ElasticBuffer. The MoE layer is in flexep/moe/, the
-/// oracle in flexep/reference.h.
+/// Everything of flexep's core: groups of ranks, tensors, ElasticBuffer, collectives over rows. The MoE layer
+/// is in flexep/moe/, the oracle in flexep/reference.h.
 
 #include "flexep/cast.h"
 #include "flexep/communicator.h"
@@ -12,6 +12,7 @@
 #include "flexep/error.h"
 #include "flexep/event.h"
 #include "flexep/plan_model.h"
+#include "flexep/row_collectives.h"
 #include "flexep/tensor.h"
 #include "flexep/types.h"
 
