@@ -22,6 +22,8 @@ moe::MoeConfig default_moe_config() {
           .moe_ffn_hidden_size = 256,
           .moe_router_topk = 2,
           .moe_aux_loss_coeff = 0.1,
+          .moe_token_dispatcher_type = moe::TokenDispatcherType::kFlex,
+          .moe_flex_dispatcher_backend = moe::FlexDispatcherBackend::kDeepEpV2,
           .moe_permute_fusion = true,
           .init_method_std = 0.05};
 }

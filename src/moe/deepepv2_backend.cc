@@ -24,7 +24,7 @@ Tokens DeepEpV2Backend::dispatch(const Tokens& tokens) {
                                        .topk_weights = cast(tokens.probs, weight_dtype_),
                                        .num_experts = num_virtual_experts(),
                                        .expert_alignment = 1,  // rows without gaps: experts need none
-                                       .num_sms = config_.moe_flex_dispatcher_num_sms,
+                                       .num_sms = config_.flex_dispatcher_num_sms(),
                                        .do_expand = do_expand_});
   handle_ = recv.handle;
   recv_topk_idx_ = recv.topk_idx;

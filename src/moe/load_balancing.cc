@@ -17,7 +17,7 @@ std::vector<double> sum_scores(const MoeConfig& config, const Tensor& scores) {
   for (std::int64_t t = 0; t < scores.size(0); ++t) {
     const auto row = row_of<T>(scores, t);
     std::vector<T> shares(row.begin(), row.end());
-    if (config.moe_router_score_function == RouterScoreFunction::kSigmoid) normalise<T>(shares);
+    if (config.moe_router_score_function != RouterScoreFunction::kSoftmax) normalise<T>(shares);
     std::transform(sums.begin(), sums.end(), shares.begin(), sums.begin(), std::plus<>());
   }
   return sums;
@@ -60,6 +60,7 @@ Tensor balance_load_backward(const MoeConfig& config, const Tensor& scores, std:
         std::copy(grad_shares.begin(), grad_shares.end(), row.begin());
         break;
       case RouterScoreFunction::kSigmoid:
+      case RouterScoreFunction::kSqrtSoftplus:
         normalise_backward<T>(row_of<T>(scores, t), grad_shares, row);
         break;
     }

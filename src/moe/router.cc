@@ -83,14 +83,14 @@ RouterGradients backward(const MoeConfig& config, const Tensor& weight, const Ro
 RouterForward router_forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden,
                              const Tensor& weight) {
   check_arguments(config, hidden, weight);
-  return config.moe_router_dtype == DType::kFloat64 ? forward<double>(config, comm, hidden, weight)
-                                                    : forward<float>(config, comm, hidden, weight);
+  return config.router_dtype() == DType::kFloat64 ? forward<double>(config, comm, hidden, weight)
+                                                  : forward<float>(config, comm, hidden, weight);
 }
 
 RouterGradients router_backward(const MoeConfig& config, const Tensor& weight, const RouterContext& context,
                                 const RouterOutputGradients& grads) {
-  return config.moe_router_dtype == DType::kFloat64 ? backward<double>(config, weight, context, grads)
-                                                    : backward<float>(config, weight, context, grads);
+  return config.router_dtype() == DType::kFloat64 ? backward<double>(config, weight, context, grads)
+                                                  : backward<float>(config, weight, context, grads);
 }
 
 }  // namespace flexep::moe

@@ -16,7 +16,7 @@ bool is_post_softmax(const MoeConfig& config) {
 
 // The chosen scores are divided by their sum.
 bool is_normalised(const MoeConfig& config) {
-  return config.moe_router_score_function == RouterScoreFunction::kSigmoid && config.moe_router_topk > 1;
+  return config.moe_router_score_function != RouterScoreFunction::kSoftmax && config.moe_router_topk > 1;
 }
 
 template <typename T>
@@ -26,6 +26,8 @@ void apply_score_function(RouterScoreFunction function, std::span<T> row) {
       return softmax(row);
     case RouterScoreFunction::kSigmoid:
       return sigmoid(row);
+    case RouterScoreFunction::kSqrtSoftplus:
+      return sqrtsoftplus(row);
   }
 }
 
@@ -37,6 +39,8 @@ void score_function_backward(RouterScoreFunction function, std::span<const T> sc
       return softmax_backward(scores, grad_scores, grad_logits);
     case RouterScoreFunction::kSigmoid:
       return sigmoid_backward(scores, grad_scores, grad_logits);
+    case RouterScoreFunction::kSqrtSoftplus:
+      return sqrtsoftplus_backward(scores, grad_scores, grad_logits);
   }
 }
 

@@ -39,6 +39,20 @@ void sigmoid_backward(std::span<const T> scores, std::span<const T> grad_scores,
   for (std::size_t i = 0; i < scores.size(); ++i) grad[i] += grad_scores[i] * scores[i] * (1 - scores[i]);
 }
 
+/// row[i] = sqrt(log(1 + exp(row[i]))).
+template <typename T>
+void sqrtsoftplus(std::span<T> row) {
+  for (T& value : row) value = std::sqrt(std::max(value, T{0}) + std::log1p(std::exp(-std::abs(value))));
+}
+
+template <typename T>
+void sqrtsoftplus_backward(std::span<const T> scores, std::span<const T> grad_scores, std::span<T> grad) {
+  // With s^2 = log(1 + exp(z)) the slope logistic(z) / 2s is (1 - exp(-s^2)) / 2s; a score that has
+  // underflowed to 0 has slope 0.
+  for (std::size_t i = 0; i < scores.size(); ++i)
+    if (scores[i] > 0) grad[i] -= grad_scores[i] * std::expm1(-scores[i] * scores[i]) / (2 * scores[i]);
+}
+
 /// row[i] = row[i] / (sum_j row[j] + epsilon).
 template <typename T>
 void normalise(std::span<T> row) {

@@ -16,11 +16,16 @@ std::unique_ptr<FlexBackend> make_deepepv2_backend(const MoeConfig& config,
 
 std::unique_ptr<FlexBackend> make_flex_backend(const MoeConfig& config,
                                                std::shared_ptr<ExpertParallelGroup> group) {
-  switch (config.moe_flex_dispatcher_backend) {
+  switch (config.flex_dispatcher_backend()) {
     case FlexDispatcherBackend::kDeepEpV2:
       return make_deepepv2_backend(config, std::move(group));
+    case FlexDispatcherBackend::kDeepEp:
+    case FlexDispatcherBackend::kHybridEp:
+    case FlexDispatcherBackend::kNcclEp:
+      break;
   }
-  throw InvalidArgument("moe_flex_dispatcher_backend", "moe_flex_dispatcher_backend is no enumerator");
+  throw InvalidArgument("moe_flex_dispatcher_backend",
+                        "this moe_flex_dispatcher_backend is not available yet");
 }
 
 }  // namespace
@@ -36,8 +41,11 @@ std::unique_ptr<TokenDispatcher> make_token_dispatcher(const MoeConfig& config,
   switch (config.moe_token_dispatcher_type) {
     case TokenDispatcherType::kFlex:
       return std::make_unique<FlexTokenDispatcher>(config, make_flex_backend(config, std::move(group)));
+    case TokenDispatcherType::kAllGather:
+    case TokenDispatcherType::kAllToAll:
+      break;
   }
-  throw InvalidArgument("moe_token_dispatcher_type", "moe_token_dispatcher_type is no enumerator");
+  throw InvalidArgument("moe_token_dispatcher_type", "this moe_token_dispatcher_type is not available yet");
 }
 
 }  // namespace flexep::moe

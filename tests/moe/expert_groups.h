@@ -39,6 +39,8 @@ inline MoeConfig config_of(const Division& division) {
           .expert_tensor_parallel_size = division.tp,
           .moe_router_topk = 3,
           .moe_router_dtype = DType::kFloat64,
+          .moe_token_dispatcher_type = TokenDispatcherType::kFlex,
+          .moe_flex_dispatcher_backend = FlexDispatcherBackend::kDeepEpV2,
           .moe_permute_fusion = division.moe_permute_fusion,
           .params_dtype = DType::kFloat64,
           .init_method_std = 0.5};

@@ -21,6 +21,8 @@ ModelConfig small_config(int num_ranks) {
                   .moe_router_topk = 2,
                   .moe_router_dtype = flexep::DType::kFloat64,
                   .moe_aux_loss_coeff = 0.1,
+                  .moe_token_dispatcher_type = flexep::moe::TokenDispatcherType::kFlex,
+                  .moe_flex_dispatcher_backend = flexep::moe::FlexDispatcherBackend::kDeepEpV2,
                   .moe_permute_fusion = true,
                   .params_dtype = flexep::DType::kFloat64,
                   .init_method_std = 0.5},

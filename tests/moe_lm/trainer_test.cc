@@ -17,6 +17,8 @@ Options options_for(int num_ranks) {
                  .moe_ffn_hidden_size = 64,
                  .expert_model_parallel_size = num_ranks,
                  .moe_aux_loss_coeff = 0.1,
+                 .moe_token_dispatcher_type = flexep::moe::TokenDispatcherType::kFlex,
+                 .moe_flex_dispatcher_backend = flexep::moe::FlexDispatcherBackend::kDeepEpV2,
                  .moe_permute_fusion = true,
                  .init_method_std = 0.05};
   return options;
