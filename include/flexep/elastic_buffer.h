@@ -13,7 +13,11 @@
 
 namespace flexep {
 
+class BufferEngine;
+
 struct ElasticBufferConfig {
+  /// Whose memory the tensors of the operations are, and who moves them.
+  Device device = Device::host();
   /// Default of DispatchArgs::num_max_tokens_per_rank, and sizing input of num_bytes(). 0 = whatever arrives.
   int num_max_tokens_per_rank = 0;
   /// Sizing inputs of num_bytes(); num_topk = 0 assumes 32. They limit nothing: memory follows what arrives.
@@ -218,8 +222,7 @@ class ElasticBuffer {
   std::int64_t trim();
 
  private:
-  class Impl;
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<BufferEngine> engine_;
 };
 
 }  // namespace flexep

@@ -40,8 +40,26 @@ class Shape {
   int num_dims_ = 0;
 };
 
-/// An array in host memory, with shared ownership of that memory. Row-major and dense unless made with
-/// strides.
+/// Where memory is: in the host's, or in that of one GPU.
+struct Device {
+  enum class Type : std::uint8_t { kHost, kCuda };
+
+  Type type = Type::kHost;
+  int index = 0;  ///< CUDA's number of the GPU
+
+  static constexpr Device host() { return {}; }
+  static constexpr Device cuda(int index = 0) { return {Type::kCuda, index}; }
+  constexpr bool is_host() const { return type == Type::kHost; }
+  /// "host", "cuda:0".
+  std::string to_string() const;
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+/// An array with shared ownership of its memory. Row-major and dense unless made with strides.
+///
+/// Memory is the host's unless the tensor was made with another device. What reads or writes elements here,
+/// on the host (values, clone, contiguous where it must copy), throws InvalidArgument for a device's memory;
+/// flexep/cuda.h copies it.
 ///
 /// A Tensor is a handle, as in the tensor libraries of the field: copies share the data, and a const Tensor
 /// still lets its elements be written. The memory lives until the last copy is gone. A default-constructed
@@ -58,11 +76,11 @@ class Tensor {
   /// Memory of somebody else. `owner` is kept as long as a copy of the tensor lives; without it the caller
   /// guarantees that `data` outlives every use.
   static Tensor from_memory(void* data, const Shape& shape, DType dtype,
-                            std::shared_ptr<void> owner = nullptr);
+                            std::shared_ptr<void> owner = nullptr, Device device = Device::host());
   /// The same with strides in elements, one per dimension, each at least 0; stride 0 repeats. @throws
   /// InvalidArgument.
   static Tensor from_memory(void* data, const Shape& shape, const Shape& strides, DType dtype,
-                            std::shared_ptr<void> owner = nullptr);
+                            std::shared_ptr<void> owner = nullptr, Device device = Device::host());
   /// Copies `values` into memory of our own. @throws InvalidArgument when the shape does not have as many
   /// elements.
   template <typename T>
@@ -77,6 +95,7 @@ class Tensor {
   explicit operator bool() const { return defined_; }
 
   DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
   const Shape& shape() const { return shape_; }
   int num_dims() const { return shape_.num_dims(); }
   std::int64_t size(int dim) const { return shape_[dim]; }
@@ -97,9 +116,11 @@ class Tensor {
     require_dtype(kDTypeOf<T>);
     return static_cast<T*>(data_);
   }
-  /// All elements. @throws InvalidArgument when T is not the tensor's dtype or the tensor is not contiguous.
+  /// All elements. @throws InvalidArgument when T is not the tensor's dtype, the tensor is not contiguous, or
+  /// its memory is a device's.
   template <typename T>
   std::span<T> values() const {
+    require_host("values");
     require_contiguous();
     return {data<T>(), static_cast<std::size_t>(num_elements())};
   }
@@ -110,7 +131,7 @@ class Tensor {
   /// Rows [begin, end) of the outermost dimension; shares the memory. @throws InvalidArgument when out of
   /// range.
   Tensor rows(std::int64_t begin, std::int64_t end) const;
-  /// A contiguous copy in memory of its own.
+  /// A contiguous copy in memory of its own. @throws InvalidArgument when the memory is a device's.
   Tensor clone() const;
   /// This tensor if it is contiguous, else a clone.
   Tensor contiguous() const { return !defined_ || is_contiguous() ? *this : clone(); }
@@ -120,12 +141,14 @@ class Tensor {
  private:
   void require_dtype(DType dtype) const;
   void require_contiguous() const;
+  void require_host(const char* operation) const;
   void copy_from(const void* values, std::size_t num_values) const;
 
   void* data_ = nullptr;
   Shape shape_;
   Shape strides_;
   DType dtype_ = DType::kFloat32;
+  Device device_;
   bool defined_ = false;
   std::shared_ptr<void> owner_;
 };

@@ -76,6 +76,10 @@ std::string Shape::to_string() const {
   return fmt::format("[{}]", fmt::join(extents(), ", "));
 }
 
+std::string Device::to_string() const {
+  return is_host() ? "host" : fmt::format("cuda:{}", index);
+}
+
 Tensor Tensor::empty(const Shape& shape, DType dtype) {
   const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
   auto memory = allocate(num_bytes);
@@ -89,12 +93,13 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-Tensor Tensor::from_memory(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner) {
-  return from_memory(data, shape, dense_strides(shape), dtype, std::move(owner));
+Tensor Tensor::from_memory(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner,
+                           Device device) {
+  return from_memory(data, shape, dense_strides(shape), dtype, std::move(owner), device);
 }
 
 Tensor Tensor::from_memory(void* data, const Shape& shape, const Shape& strides, DType dtype,
-                           std::shared_ptr<void> owner) {
+                           std::shared_ptr<void> owner, Device device) {
   require_argument(shape.num_dims() == strides.num_dims(), "strides",
                    "strides {} do not fit a tensor of shape {}", strides, shape);
   Tensor tensor;
@@ -102,6 +107,7 @@ Tensor Tensor::from_memory(void* data, const Shape& shape, const Shape& strides,
   tensor.shape_ = shape;
   tensor.strides_ = strides;
   tensor.dtype_ = dtype;
+  tensor.device_ = device;
   tensor.defined_ = true;
   tensor.owner_ = std::move(owner);
   return tensor;
@@ -122,7 +128,7 @@ Tensor Tensor::reshape(const Shape& shape) const {
   require_contiguous();
   require_argument(shape.num_elements() == num_elements(), "shape", "a tensor of shape {} cannot become {}",
                    shape_, shape);
-  return from_memory(data_, shape, dtype_, owner_);
+  return from_memory(data_, shape, dtype_, owner_, device_);
 }
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
@@ -134,11 +140,12 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
   const Shape shape(std::span<const std::int64_t>(extents.data(), static_cast<std::size_t>(num_dims())));
   auto* first =
       static_cast<std::byte*>(data_) + static_cast<std::size_t>(begin * strides_[0]) * size_of(dtype_);
-  return from_memory(first, shape, strides_, dtype_, owner_);
+  return from_memory(first, shape, strides_, dtype_, owner_, device_);
 }
 
 Tensor Tensor::clone() const {
   if (!defined_) return {};
+  require_host("clone");
   Tensor copy = empty(shape_, dtype_);
   if (num_bytes() == 0) return copy;
   if (is_contiguous()) {
@@ -154,6 +161,11 @@ Tensor Tensor::clone() const {
 void Tensor::require_contiguous() const {
   require_argument(is_contiguous(), "tensor",
                    "a tensor of shape {} has strides {}, but must be contiguous here", shape_, strides_);
+}
+
+void Tensor::require_host(const char* operation) const {
+  require_argument(device_.is_host(), "tensor", "{} needs a tensor in host memory, but this one is on {}",
+                   operation, device_.to_string());
 }
 
 void Tensor::require_dtype(DType dtype) const {

@@ -40,7 +40,8 @@ Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_confi
       context{.rank = transport->rank(),
               .num_ranks = transport->num_ranks(),
               .default_num_max_tokens_per_rank = config.num_max_tokens_per_rank,
-              .default_num_sms = 1},
+              .default_num_sms = 1,
+              .device = config.device},
       id(agree_on_id(*transport)),
       agreement(*transport),
       arena(std::make_shared<Arena>(

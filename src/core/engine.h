@@ -42,7 +42,7 @@ struct Engine {
   std::shared_ptr<Arena> arena;
   PeerMemory peers;
 
-  std::mutex counters_mutex;
+  mutable std::mutex counters_mutex;
   BufferCounters counters;
 };
 

@@ -15,6 +15,26 @@ constexpr int kMaxTopk = 1024;
 constexpr int kMaxAlignment = 1 << 16;
 constexpr int kMaxSms = 1024;
 
+void check_device(const char* name, const Tensor& tensor, const RankContext& context) {
+  require_argument(!tensor || tensor.device() == context.device, name,
+                   "{} on rank {} is in memory of {}, but the buffer works on {}", name, context.rank,
+                   tensor.device().to_string(), context.device.to_string());
+}
+
+void check_devices(const DispatchArgs& args, const RankContext& context) {
+  check_device("x", args.x, context);
+  check_device("sf", args.sf, context);
+  check_device("topk_idx", args.topk_idx, context);
+  check_device("topk_weights", args.topk_weights, context);
+  check_device("cumulative_local_expert_recv_stats", args.cumulative_local_expert_recv_stats, context);
+}
+
+void check_devices(const CombineArgs& args, const RankContext& context) {
+  check_device("x", args.x, context);
+  check_device("topk_weights", args.topk_weights, context);
+  for (const Tensor& bias : args.bias) check_device("bias", bias, context);
+}
+
 void check_rows(const Tensor& x, int rank) {
   require_argument(x.defined(), "x", "rank {} passed no x", rank);
   require_argument(x.num_dims() == 2, "x", "x on rank {} has shape {}, but must be [num_tokens, hidden]",
@@ -162,6 +182,7 @@ void require_rows_have_arrived(const DispatchHandle& handle, int rank) {
 
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context) {
   check_streams(args, context.rank);
+  check_devices(args, context);
   check_rows(args.x, context.rank);
   const bool is_cached = static_cast<bool>(args.handle);
   if (is_cached) check_cached(args, context);
@@ -206,6 +227,7 @@ CombineRequest resolve_combine(const CombineArgs& args, const RankContext& conte
                    context.rank);
   check_streams(args, context.rank);
   check_handle(args.handle, context);
+  check_devices(args, context);
   check_rows(args.x, context.rank);
   require_argument(is_summable(args.x.dtype()), "x",
                    "x on rank {} is {}, but combine sums bf16, fp16, fp32 or fp64", context.rank,

@@ -16,6 +16,7 @@ struct RankContext {
   int num_ranks = 1;
   int default_num_max_tokens_per_rank = 0;
   int default_num_sms = 1;
+  Device device;  ///< whose memory tensors must be
 };
 
 /// Validated dispatch arguments with every default filled in.

@@ -145,6 +145,12 @@ TEST(DispatchErrorsTest, ARankWithoutXIsRefused) {
   expect_rank_1_refused(errors_when_rank_1_passes(args), "x", {"rank 1"});
 }
 
+TEST(DispatchErrorsTest, ATensorOnAnotherDeviceThanTheBuffersIsRefused) {
+  DispatchArgs args = good_args(1);
+  args.x = Tensor::from_memory(args.x.data(), args.x.shape(), args.x.dtype(), args.x.owner(), Device::cuda(2));
+  expect_rank_1_refused(errors_when_rank_1_passes(args), "x", {"rank 1", "cuda:2", "host"});
+}
+
 TEST(DispatchErrorsTest, ARowThatIsNoMultipleOf16BytesIsRefused) {
   DispatchArgs args = good_args(1);
   args.x = Tensor::zeros({2, 3}, DType::kFloat32);

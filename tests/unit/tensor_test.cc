@@ -103,5 +103,17 @@ TEST(TensorTest, RowsAndRepeatedElementsOfStridedTensorsAreTakenAsTheyLie) {
   EXPECT_EQ(repeated.clone().data<float>()[4], 1);
 }
 
+TEST(TensorTest, OnADeviceHasNoElementsForTheHost) {
+  std::array<float, 6> memory{};
+  const Tensor tensor =
+      Tensor::from_memory(memory.data(), {2, 3}, DType::kFloat32, nullptr, Device::cuda(1)).rows(1, 2);
+  EXPECT_EQ(tensor.device(), Device::cuda(1));
+  EXPECT_EQ(tensor.reshape({3}).device().to_string(), "cuda:1");
+  EXPECT_EQ(tensor.data<float>(), memory.data() + 3);
+  EXPECT_EQ(tensor.contiguous().data(), tensor.data());
+  EXPECT_THROW(tensor.values<float>(), InvalidArgument);
+  EXPECT_THROW(tensor.clone(), InvalidArgument);
+}
+
 }  // namespace
 }  // namespace flexep

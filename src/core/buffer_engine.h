@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "flexep/elastic_buffer.h"
+
+namespace flexep {
+
+/// What stands behind an ElasticBuffer: who counts, plans and moves. One for each way of planning.
+class BufferEngine {
+ public:
+  virtual ~BufferEngine() = default;
+
+  virtual const ElasticBufferConfig& config() const = 0;
+  virtual int rank() const = 0;
+  virtual int num_ranks() const = 0;
+
+  virtual DispatchResult dispatch(const DispatchArgs& args) = 0;
+  virtual CombineResult combine(const CombineArgs& args) = 0;
+
+  virtual Tensor empty(const Shape& shape, DType dtype) = 0;
+  virtual BufferCounters counters() const = 0;
+  virtual std::int64_t arena_bytes() const = 0;
+  virtual std::int64_t trim() = 0;
+};
+
+/// The host counts, plans, and tells a Backend what to move.
+std::unique_ptr<BufferEngine> make_host_planned_engine(const Communicator& comm,
+                                                       const ElasticBufferConfig& config);
+
+}  // namespace flexep

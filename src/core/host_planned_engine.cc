@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <future>
+#include <memory>
+
+#include "core/buffer_engine.h"
+#include "core/combine_operation.h"
+#include "core/communication_thread.h"
+#include "core/dispatch_operation.h"
+#include "core/engine.h"
+#include "flexep/error.h"
+
+namespace flexep {
+namespace {
+
+/// Numbers the operations and runs them in order, on the caller's thread or on the communication thread.
+class HostPlannedEngine final : public BufferEngine {
+ public:
+  HostPlannedEngine(const Communicator& comm, const ElasticBufferConfig& config) : engine_(comm, config) {}
+  ~HostPlannedEngine() override {
+    communication_.drain();
+    // Tensors may keep the arena, and with it the group, for long: nobody shall wait for this rank meanwhile.
+    engine_.transport->leave();
+  }
+
+  const ElasticBufferConfig& config() const override { return engine_.config; }
+  int rank() const override { return engine_.rank(); }
+  int num_ranks() const override { return engine_.num_ranks(); }
+
+  DispatchResult dispatch(const DispatchArgs& args) override {
+    const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_);
+    if (!args.async_with_compute_stream) {
+      communication_.drain();
+      guarded([&] {
+        operation->agree_and_place();
+        operation->move();
+      });
+      return operation->result();
+    }
+    // The caller waits for the counts, which give the outputs their sizes, but not for the rows.
+    const auto placed = std::make_shared<std::promise<void>>();
+    const Event end = communication_.submit([this, operation, placed] {
+      try {
+        guarded([&] { operation->agree_and_place(); });
+      } catch (...) {
+        placed->set_exception(std::current_exception());
+        throw;
+      }
+      placed->set_value();
+      guarded([&] { operation->move(); });
+    });
+    placed->get_future().get();
+    DispatchResult result = operation->result();
+    result.event = end;
+    return result;
+  }
+
+  CombineResult combine(const CombineArgs& args) override {
+    const auto operation = std::make_shared<CombineOperation>(engine_, args, ++sequence_number_);
+    if (!args.async_with_compute_stream) {
+      communication_.drain();
+      guarded([&] { operation->run(); });
+      return operation->result();
+    }
+    const Event end = communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
+    // A mistake of the caller's own is thrown here, once the other ranks have been told.
+    if (operation->is_refused()) end.wait();
+    CombineResult result = operation->result();
+    result.event = end;
+    return result;
+  }
+
+  Tensor empty(const Shape& shape, DType dtype) override {
+    const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
+    return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
+  }
+
+  BufferCounters counters() const override {
+    const std::lock_guard lock(engine_.counters_mutex);
+    return engine_.counters;
+  }
+  std::int64_t arena_bytes() const override { return static_cast<std::int64_t>(engine_.arena->num_bytes()); }
+  std::int64_t trim() override { return static_cast<std::int64_t>(engine_.arena->trim()); }
+
+ private:
+  // After a failure of the group a rank that is thought gone may wake up and store into memory that was
+  // announced to it.
+  template <typename Work>
+  void guarded(Work work) {
+    try {
+      work();
+    } catch (const TimeoutError&) {
+      engine_.arena->abandon();
+      throw;
+    } catch (const TransportError&) {
+      engine_.arena->abandon();
+      throw;
+    }
+  }
+
+  Engine engine_;
+  std::uint64_t sequence_number_ = 0;
+  // Last: its destructor finishes what is in flight.
+  CommunicationThread communication_;
+};
+
+}  // namespace
+
+std::unique_ptr<BufferEngine> make_host_planned_engine(const Communicator& comm,
+                                                       const ElasticBufferConfig& config) {
+  return std::make_unique<HostPlannedEngine>(comm, config);
+}
+
+}  // namespace flexep
