@@ -147,7 +147,8 @@ TEST(DispatchErrorsTest, ARankWithoutXIsRefused) {
 
 TEST(DispatchErrorsTest, ATensorOnAnotherDeviceThanTheBuffersIsRefused) {
   DispatchArgs args = good_args(1);
-  args.x = Tensor::from_memory(args.x.data(), args.x.shape(), args.x.dtype(), args.x.owner(), Device::cuda(2));
+  args.x =
+      Tensor::from_memory(args.x.data(), args.x.shape(), args.x.dtype(), args.x.owner(), Device::cuda(2));
   expect_rank_1_refused(errors_when_rank_1_passes(args), "x", {"rank 1", "cuda:2", "host"});
 }
 
