@@ -80,6 +80,23 @@ class Communicator {
   /// A group of the same ranks with an independent order of operations. Collective.
   Communicator duplicate() const { return split(0, rank()); }
 
+  /// A new group of the ranks that are still there, ordered as in this one: what to do after a TimeoutError
+  /// or TransportError. Collective over those ranks.
+  ///
+  /// Ends this group, broken or not: a rank that waits in it, or calls it later, gets TransportError. A rank
+  /// that was left out gets the same when it calls this, and whatever it still writes reaches only memory of
+  /// the old group. Old buffers stay unusable: make new ones.
+  /// @param patience  how long to wait for ranks that may still come (slow or stopped; not for those that
+  ///                  have ended or left); 0 = timeout(). Give more than the survivors are apart, and compare
+  ///                  num_ranks() of the result with what the program needs: whom nobody joins in time is a
+  ///                  group of one.
+  /// @throws TimeoutError (operation "rebuild") or TransportError when a rank is lost meanwhile, on all ranks
+  ///         that take part: they may call it again. TransportError on a rank that came too late.
+  ///         OutOfMemory (TransportError on the others).
+  /// Cost: no waiting when all have come or are known to be gone, else `patience`; some 130 KB of shared
+  ///       memory on each rank. in_process and shm.
+  Communicator rebuild(std::chrono::milliseconds patience = std::chrono::milliseconds{0});
+
   /// Declares this group broken: every rank that waits in it, or calls it later, throws TransportError with
   /// `reason`. Not collective; callable from any thread.
   void abort(std::string_view reason);

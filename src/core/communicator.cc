@@ -83,6 +83,10 @@ Communicator Communicator::split(int color, int key) const {
   return Communicator(transport_->split(color, key));
 }
 
+Communicator Communicator::rebuild(std::chrono::milliseconds patience) {
+  return Communicator(transport_->rebuild(resolve_patience(patience, timeout())));
+}
+
 void Communicator::abort(std::string_view reason) {
   transport_->abort(reason);
 }

@@ -26,4 +26,9 @@ std::chrono::milliseconds resolve_timeout(const CommunicatorOptions& options, co
   return require_in_range(Seconds(env.timeout_secs.value_or(kDefault.count())), "FLEXEP_TIMEOUT_SECS");
 }
 
+std::chrono::milliseconds resolve_patience(std::chrono::milliseconds patience,
+                                           std::chrono::milliseconds timeout) {
+  return patience.count() != 0 ? require_in_range(patience, "patience") : timeout;
+}
+
 }  // namespace flexep

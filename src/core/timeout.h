@@ -12,4 +12,9 @@ namespace flexep {
 /// InvalidArgument.
 std::chrono::milliseconds resolve_timeout(const CommunicatorOptions& options, const Environment& env);
 
+/// How long to wait for ranks that may still come: what the caller asked for, else the group's timeout.
+/// @throws InvalidArgument.
+std::chrono::milliseconds resolve_patience(std::chrono::milliseconds patience,
+                                           std::chrono::milliseconds timeout);
+
 }  // namespace flexep

@@ -68,6 +68,12 @@ class Transport {
   /// cannot, all throw and this group stays usable.
   virtual std::shared_ptr<Transport> split(int color, int key) = 0;
 
+  /// A group of those ranks that call this, ordered as here; ends this group. Waits up to `patience` for
+  /// ranks that may still come, and as long again for those that have. All that take part get the same group,
+  /// or all throw and may try again.
+  /// @throws TimeoutError, TransportError, also where a transport cannot do this, OutOfMemory.
+  virtual std::shared_ptr<Transport> rebuild(std::chrono::milliseconds patience) = 0;
+
   /// Makes every rank that waits in this group, or calls it later, throw TransportError with `reason`. From
   /// any thread.
   virtual void abort(std::string_view reason) = 0;

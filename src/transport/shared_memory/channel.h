@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@
 #include "transport/transport.h"
 
 namespace flexep {
+
+class Election;
 
 /// A group of ranks over shared memory: every member has a control block that all members have mapped.
 class Channel final : public Transport {
@@ -36,6 +39,7 @@ class Channel final : public Transport {
   void discard(const Segment& segment) override { fabric_->discard(segment); }
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override;
   std::shared_ptr<Transport> split(int color, int key) override;
+  std::shared_ptr<Transport> rebuild(std::chrono::milliseconds patience) override;
   void abort(std::string_view reason) override;
   void leave() override;
 
@@ -56,6 +60,8 @@ class Channel final : public Transport {
   void require_same_operation(const Operation& operation);
   std::span<const std::byte> chunk_of(int rank, std::size_t offset);
 
+  std::vector<Member> meet_again(Election& election, const std::vector<int>& ranks);
+
   // How the group breaks: the first failure that a rank meets is shared with all, so that all blame the same
   // rank.
   void require_member() const;
@@ -65,6 +71,7 @@ class Channel final : public Transport {
   void share_failure(std::string_view reason, std::span<const int> culprits, bool is_timeout);
   template <typename E>
   [[noreturn]] void poison(const E& error);
+  std::optional<std::string> cause_of_loss(int rank);
   bool has_arrived_from(int rank);
   ControlBlock& control_block(int rank) { return members_[static_cast<std::size_t>(rank)].control; }
 

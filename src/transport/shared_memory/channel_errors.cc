@@ -72,13 +72,18 @@ void Channel::require_usable(const Operation& operation) {
   poison(TransportError(what, culprits));
 }
 
+std::optional<std::string> Channel::cause_of_loss(int rank) {
+  Member& member = members_[static_cast<std::size_t>(rank)];
+  if (auto cause = fabric_->cause_of_death(member.world_rank)) return cause;
+  if (member.control.closed().load(std::memory_order_acquire) != 0) return "it left the group";
+  return std::nullopt;
+}
+
 void Channel::throw_if_broken(const Operation& operation) {
   require_usable(operation);
   for (int rank = 0; rank < num_ranks(); ++rank) {
     if (has_arrived_from(rank)) continue;
-    Member& member = members_[static_cast<std::size_t>(rank)];
-    auto cause = fabric_->cause_of_death(member.world_rank);
-    if (!cause && member.control.closed().load(std::memory_order_acquire) != 0) cause = "it left the group";
+    const auto cause = cause_of_loss(rank);
     // It may have arrived just before it went, or gone because of somebody else, whom it has named then.
     if (!cause || has_arrived_from(rank)) continue;
     require_usable(operation);

@@ -12,7 +12,7 @@ constexpr std::size_t kLine = 64;
 
 std::size_t ControlBlock::num_bytes(int num_ranks) {
   return align_up(sizeof(Header), kLine) + static_cast<std::size_t>(num_ranks) * sizeof(Signal) +
-         2 * align_up(sizeof(Slot), kLine);
+         2 * sizeof(Slot) + Ballot::num_bytes(num_ranks);
 }
 
 ControlBlock::ControlBlock(std::byte* memory, int num_ranks) : memory_(memory) {
@@ -20,6 +20,7 @@ ControlBlock::ControlBlock(std::byte* memory, int num_ranks) : memory_(memory) {
   arrivals_ = reinterpret_cast<Signal*>(next);
   next += static_cast<std::size_t>(num_ranks) * sizeof(Signal);
   slots_ = reinterpret_cast<Slot*>(next);
+  ballot_ = Ballot(next + 2 * sizeof(Slot));
 }
 
 }  // namespace flexep

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "transport/shared_memory/ballot.h"
 #include "transport/shared_memory/signal.h"
 #include "transport/transport.h"
 
@@ -12,11 +13,11 @@ namespace flexep {
 
 /// The piece of shared memory through which one member of a group hears from the others and speaks to them:
 ///
-///   header | Signal arrivals[num_ranks] | Slot slots[2]
+///   header | Signal arrivals[num_ranks] | Slot slots[2] | Ballot
 ///
 /// arrivals[s] is advanced by rank s and awaited by the owner. slots are written by the owner and read by
 /// all: exchange n uses slot n % 2, which is free again once everybody has arrived at exchange n + 1, for
-/// nobody arrives there before he has read n.
+/// nobody arrives there before he has read n. The ballot of rank 0 is the group's, see Ballot.
 class ControlBlock {
  public:
   static constexpr std::size_t kSlotCapacity = 64 << 10;
@@ -53,6 +54,7 @@ class ControlBlock {
   Failure& failure() { return header().failure; }
   Signal& arrival(int rank) { return arrivals_[rank]; }
   Slot& slot(std::uint32_t epoch) { return slots_[epoch % 2]; }
+  Ballot& ballot() { return ballot_; }
 
  private:
   struct Header {
@@ -65,6 +67,7 @@ class ControlBlock {
   std::byte* memory_ = nullptr;
   Signal* arrivals_ = nullptr;
   Slot* slots_ = nullptr;
+  Ballot ballot_;
 };
 
 }  // namespace flexep
