@@ -15,6 +15,19 @@ namespace flexep {
 
 class BufferEngine;
 
+/// What DeepEP V2 lets a program say about multiprocessors and a network between machines. Accepted, checked
+/// and handed to the planning model; neither the CPU nor the transports of today have such things.
+struct NetworkOptions {
+  /// Whether machines may form domains of their own, joined by the network.
+  bool allow_hybrid_mode = true;
+  /// Whether communication leaves as many multiprocessors as possible to computation.
+  bool prefer_overlap_with_compute = true;
+  /// Traffic class.
+  int sl_idx = 3;
+  /// Queue pairs, the most that an operation may ask for; 0 = 129, or 17 without hybrid mode.
+  int num_allocated_qps = 0;
+};
+
 struct ElasticBufferConfig {
   /// Whose memory the tensors of the operations are, and who moves them.
   Device device = Device::host();
@@ -23,16 +36,32 @@ struct ElasticBufferConfig {
   /// Sizing inputs of num_bytes(); num_topk = 0 assumes 32. They limit nothing: memory follows what arrives.
   int hidden = 0;
   int num_topk = 0;
+  bool use_fp8_dispatch = false;
   /// Whether combine may round once on the rank that owns several of a token's experts before it sums over
   /// ranks, as a transport that reduces near the experts does. Decides bits in the expanded layout, see
   /// docs/numerics.md. Agreed by all ranks.
   bool allow_multiple_reduction = true;
+  /// Accepted, and changes nothing: results always are.
+  bool deterministic = false;
   /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at
   /// least 1).
   int num_sms = 0;
   /// The most that this rank's arena may hold; 0 = no limit. What does not fit is OutOfMemory on this rank
   /// and PeerError on the others.
   std::int64_t max_arena_bytes = 0;
+  /// What num_bytes() answers instead of computing it, a multiple of 2 MiB, and the part of it that would be
+  /// host memory. They limit nothing.
+  std::optional<std::int64_t> num_bytes;
+  std::int64_t num_cpu_bytes = 0;
+  /// Whether the program calls destroy(). Otherwise the destructor does all there is to do.
+  bool explicitly_destroy = false;
+  NetworkOptions network;
+};
+
+/// How ranks lie: rank = scaleout_rank * num_scaleup_ranks + scaleup_rank.
+struct DomainSize {
+  int num_scaleout_ranks = 1;  ///< domains, joined by a network
+  int num_scaleup_ranks = 1;   ///< ranks of a domain, which load and store each other's memory
 };
 
 struct DispatchArgs {
@@ -58,6 +87,8 @@ struct DispatchArgs {
   int expert_alignment = 0;
   /// Threads for this operation. 0 = the handle's, else the buffer's.
   int num_sms = 0;
+  /// At most the buffer's num_allocated_qps; queue pairs of a network, which no transport of today has.
+  int num_qps = 0;
   /// Repeats an earlier dispatch's routing ("cached"): no ids, no counting, the same slots.
   DispatchHandle handle;
   /// Expanded layout: one row per (token, local expert), grouped by expert. Unset = the handle's, else false.
@@ -76,6 +107,17 @@ struct DispatchArgs {
   /// dropped as docs/layouts.md says, before anything moves, and counted in handle.num_dropped_tokens().
   /// Costs a second exchange of counts, only when it happens.
   int max_recv_tokens = 0;
+  /// Whether the outputs get the size that arrives, for which the caller waits until ranks have exchanged
+  /// counts. Unset = true without a handle; a cached dispatch never waits, and true is an error.
+  ///
+  /// False needs ElasticBufferConfig::num_max_tokens_per_rank (N). Outputs then have room for all that could
+  /// arrive: N * R rows, expanded align(N * R * min(K, El) + (A - 1) * El), or max_recv_tokens where that is
+  /// less; rows beyond those that arrived are uninitialised, and the handle says how many those are once the
+  /// event is done. What only the data tell (bad ids, T > N, another rank's error) is not thrown by the call:
+  /// nothing is routed on any rank, and check(), barrier() or the next dispatch with host sync throws it.
+  std::optional<bool> do_cpu_sync;
+  /// Refuses weights of routed pairs that are NaN or infinite. Costs a pass over them.
+  bool check_weights = false;
 
   /// Returns before the rows have moved; the result's event tells when. Until then the inputs stay as they
   /// are, outputs are not read, and the caller keeps memory alive that no tensor owns.
@@ -122,6 +164,8 @@ struct CombineArgs {
   std::array<Tensor, 2> bias;
   /// Threads for this operation. 0 = the handle's.
   int num_sms = 0;
+  /// As in DispatchArgs.
+  int num_qps = 0;
 
   /// Returns before the rows have moved; the result's event tells when. Until then the inputs stay as they
   /// are, outputs are not read, and the caller keeps memory alive that no tensor owns.
@@ -180,10 +224,15 @@ class ElasticBuffer {
 
   int rank() const;
   int num_ranks() const;
+  /// N: the largest of what ranks passed to their constructors.
+  int num_max_tokens_per_rank() const;
+  /// As the hardware joins ranks, and as the operations treat them: on the CPU one domain.
+  DomainSize get_physical_domain_size() const;
+  DomainSize get_logical_domain_size() const;
 
   /// Sends each token to the ranks that own its top-k experts; returns what this rank received.
   ///
-  /// Collective; blocks until this rank's rows are there.
+  /// Collective; blocks until this rank's rows are there, unless it is asynchronous.
   /// @throws InvalidArgument on the rank that passed something wrong and PeerError with the same text on all
   /// others;
   ///         CollectiveMismatch on all; in both cases nothing is written and the next correct call works.
@@ -201,6 +250,15 @@ class ElasticBuffer {
   /// ranks.
   CombineResult combine(const CombineArgs& args);
 
+  /// Returns when all ranks have come here and finished what they called before. Collective.
+  /// @throws what check() throws on this rank, then PeerError on the others; TimeoutError, TransportError.
+  void barrier();
+
+  /// Waits for this rank's operations in flight and throws the first error of a dispatch without host sync
+  /// that nobody has heard of yet: InvalidArgument on the rank that passed something wrong, PeerError on the
+  /// others, CollectiveMismatch. Not collective. The buffer stays usable.
+  void check();
+
   /// The moment at which everything is done that the calling thread has done so far.
   static Event capture();
 
@@ -209,12 +267,18 @@ class ElasticBuffer {
   /// @throws OutOfMemory.
   Tensor empty(const Shape& shape, DType dtype);
 
-  /// The size that DeepEP V2 would need for this configuration (get_buffer_size_hint in plan_model.h); 0 when
-  /// num_max_tokens_per_rank or hidden is not set. @throws InvalidArgument where DeepEP has no size (rows of
-  /// no multiple of 32 bytes). flexep allocates what arrives instead.
+  /// ElasticBufferConfig::num_bytes, else the size that DeepEP V2 would need for this configuration
+  /// (get_buffer_size_hint in plan_model.h), 0 when num_max_tokens_per_rank or hidden is not set. @throws
+  /// InvalidArgument where DeepEP has no size (rows of no multiple of 32 bytes). flexep allocates what
+  /// arrives instead.
   std::int64_t num_bytes() const;
 
   BufferCounters counters() const;
+  /// Ends the buffer once all ranks have come here: what is in flight is finished, tensors and handles stay
+  /// usable, every later call throws InvalidArgument. Collective. @throws InvalidArgument when
+  /// explicitly_destroy is not set; as barrier(), and then the buffer has ended too.
+  void destroy();
+
   /// Bytes of arena memory that this rank holds now, used or free.
   std::int64_t arena_bytes() const;
   /// Gives every chunk of the arena that nothing uses back to the system. Not collective. @return the bytes
@@ -222,6 +286,8 @@ class ElasticBuffer {
   std::int64_t trim();
 
  private:
+  BufferEngine& engine() const;
+
   std::unique_ptr<BufferEngine> engine_;
 };
 

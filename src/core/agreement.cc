@@ -25,6 +25,7 @@ constexpr std::array<const char*, kNumFields> kFieldNames = {"handle",
                                                              "sf",
                                                              "packs of sf",
                                                              "use_tma_aligned_col_major_sf",
+                                                             "do_cpu_sync",
                                                              "allow_multiple_reduction"};
 
 std::string describe_value(Field field, std::int64_t value) {
@@ -37,6 +38,7 @@ std::string describe_value(Field field, std::int64_t value) {
       return value == 0 ? "absent" : std::string(name_of(static_cast<DType>(value - 1)));
     case Field::kDoExpand:
     case Field::kScalesAreColMajor:
+    case Field::kDoCpuSync:
     case Field::kAllowMultipleReduction:
       return value != 0 ? "true" : "false";
     case Field::kHandle:

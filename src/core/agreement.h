@@ -27,9 +27,10 @@ enum class Field {
   kScales,       ///< optional_field()
   kNumScalePacks,
   kScalesAreColMajor,
+  kDoCpuSync,
   kAllowMultipleReduction,
 };
-inline constexpr std::size_t kNumFields = 13;
+inline constexpr std::size_t kNumFields = 14;
 
 /// The head of what a rank says in an exchange. Travels as it is.
 struct ExchangeHeader {

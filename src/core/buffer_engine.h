@@ -16,9 +16,13 @@ class BufferEngine {
   virtual const ElasticBufferConfig& config() const = 0;
   virtual int rank() const = 0;
   virtual int num_ranks() const = 0;
+  virtual int num_max_tokens_per_rank() const = 0;
 
   virtual DispatchResult dispatch(const DispatchArgs& args) = 0;
   virtual CombineResult combine(const CombineArgs& args) = 0;
+
+  virtual void barrier() = 0;
+  virtual void check() = 0;
 
   virtual Tensor empty(const Shape& shape, DType dtype) = 0;
   virtual BufferCounters counters() const = 0;

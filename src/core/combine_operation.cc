@@ -7,7 +7,6 @@ CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std:
     : engine_(engine), args_(args), sequence_number_(sequence_number) {
   try {
     request_ = resolve_combine(args_, engine_.context);
-
     make_outputs();
   } catch (...) {
     refusal_ = std::current_exception();
@@ -19,7 +18,7 @@ void CombineOperation::make_outputs() {
     const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
     return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
   };
-  const int num_tokens = state().send.num_tokens;
+  const int num_tokens = state().num_tokens;
   result_.x = make({num_tokens, request_.hidden}, request_.dtype);
   if (request_.weight_dtype)
     result_.topk_weights = make({num_tokens, state().shape.num_topk}, *request_.weight_dtype);
@@ -65,8 +64,11 @@ CombineOperation::Offer CombineOperation::offer(const std::byte* data, std::size
 
 CombineOperation::Offer CombineOperation::offer_rows() {
   const auto* data = static_cast<const std::byte*>(args_.x.data());
-  const std::size_t num_bytes = static_cast<std::size_t>(state().num_rows()) * request_.row_bytes;
-  const bool reduces = state().shape.do_expand && engine_.config.allow_multiple_reduction;
+  const bool do_expand = state().shape.do_expand;
+  // Not state().num_rows(): without host sync that is a bound, and nobody reads the rows beyond.
+  const auto num_rows = static_cast<std::size_t>(state().receive.num_rows(do_expand));
+  const std::size_t num_bytes = num_rows * request_.row_bytes;
+  const bool reduces = do_expand && engine_.config.allow_multiple_reduction;
   if (reduces && num_bytes > 0 && !engine_.arena->locate(data, num_bytes)) {
     // The rows have to be read anyway, so that each token's are reduced on the way.
     Offer reduced{.address = {}, .staged = {}, .data = data};
@@ -74,7 +76,7 @@ CombineOperation::Offer CombineOperation::offer_rows() {
     return reduced;
   }
   Offer rows = offer(data, num_bytes);
-  rows.is_per_token = !state().shape.do_expand;
+  rows.is_per_token = !do_expand;
   if (rows.staged.num_bytes() > 0) {
     engine_.count(
         [&](BufferCounters& totals) { totals.staging_bytes += static_cast<std::int64_t>(num_bytes); });

@@ -1,9 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexep/dispatch_handle.h"
 
+#include <algorithm>
+
+#include "common/check.h"
 #include "core/dispatch_state.h"
 
 namespace flexep {
+
+const DispatchState& DispatchHandle::planned() const {
+  require_argument(state_->is_planned, "handle",
+                   "the counts of the dispatch of rank {}, made without host sync, are not known before its "
+                   "event: wait for it first",
+                   state_->rank);
+  return *state_;
+}
 
 bool DispatchHandle::do_expand() const {
   return state_->shape.do_expand;
@@ -24,41 +35,54 @@ int DispatchHandle::num_sms() const {
   return state_->num_sms;
 }
 int DispatchHandle::num_tokens() const {
-  return state_->send.num_tokens;
+  return state_->num_tokens;
+}
+bool DispatchHandle::do_cpu_sync() const {
+  return state_->do_cpu_sync;
 }
 int DispatchHandle::num_recv_tokens() const {
-  return state_->receive.num_recv_tokens;
+  return state_->size.num_recv_tokens;
 }
 int DispatchHandle::num_expanded_tokens() const {
-  return state_->receive.num_expanded_tokens;
+  return state_->size.num_expanded_tokens;
 }
 int DispatchHandle::num_rows() const {
   return state_->num_rows();
 }
 const Tensor& DispatchHandle::topk_idx() const {
-  return state_->topk_idx;
+  return planned().topk_idx;
 }
 
 std::span<const std::int32_t> DispatchHandle::num_recv_tokens_per_expert() const {
-  return state_->receive.num_recv_tokens_per_expert;
+  return planned().receive.num_recv_tokens_per_expert;
 }
 std::span<const std::int32_t> DispatchHandle::num_dropped_tokens() const {
-  return state_->num_dropped_tokens;
+  return planned().num_dropped_tokens;
 }
 std::span<const std::int32_t> DispatchHandle::num_aligned_recv_tokens_per_expert() const {
-  return state_->receive.num_aligned_recv_tokens_per_expert;
+  if (!state_->do_cpu_sync) return {};
+  return planned().receive.num_aligned_recv_tokens_per_expert;
 }
 std::span<const std::int32_t> DispatchHandle::expert_start_rows() const {
-  return state_->receive.expert_start_rows;
+  return planned().receive.expert_start_rows;
 }
 std::span<const std::int32_t> DispatchHandle::psum_num_recv_tokens_per_expert() const {
-  return state_->receive.psum_num_recv_tokens_per_expert;
+  return planned().receive.psum_num_recv_tokens_per_expert;
 }
 std::span<const std::int32_t> DispatchHandle::psum_num_recv_tokens_per_rank() const {
-  return state_->receive.psum_num_recv_tokens_per_rank;
+  return planned().receive.psum_num_recv_tokens_per_rank;
 }
 const Tensor& DispatchHandle::recv_src_metadata() const {
   return state_->recv_src_metadata;
+}
+
+Tensor DispatchHandle::dst_buffer_slot_idx() const {
+  const SendPlan& send = planned().send;
+  const Tensor slots = Tensor::empty({send.num_tokens, send.num_topk}, DType::kInt32);
+  const std::int32_t first_slot = state_->rank * state_->num_max_tokens_per_rank;
+  std::ranges::transform(send.is_last_of_owner, send.token_slot, slots.data<std::int32_t>(),
+                         [&](bool is_last, std::int32_t slot) { return is_last ? first_slot + slot : -1; });
+  return slots;
 }
 
 }  // namespace flexep

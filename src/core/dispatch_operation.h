@@ -14,45 +14,73 @@ namespace flexep {
 /// One dispatch on one rank, from the exchange of counts to the arrival of the rows.
 class DispatchOperation {
  public:
-  DispatchOperation(Engine& engine, const DispatchArgs& args, std::uint64_t sequence_number)
-      : engine_(engine), args_(args), sequence_number_(sequence_number) {}
+  /// Validates the arguments, and makes the outputs where their sizes do not depend on counts. What is wrong
+  /// is not thrown here but by the phases below, which tell the other ranks.
+  DispatchOperation(Engine& engine, const DispatchArgs& args, std::uint64_t sequence_number);
 
-  /// Agrees with the other ranks, plans every slot, and makes the outputs; result() holds from here on, its
-  /// rows arrive later.
+  /// Whether counts decide the sizes of the outputs, so that result() holds only after agree_and_place().
+  bool needs_counts() const { return !args_.handle && request_.do_cpu_sync; }
+  bool is_refused() const { return refusal_ != nullptr; }
+
+  /// Agrees with the other ranks and plans every slot; result() holds from here on, its rows arrive later.
   void agree_and_place();
   /// Stores this rank's rows; returns when everybody's are here.
   void move();
+  /// Both. Without host sync, an error that was not known when the dispatch was called is kept for the next
+  /// call that waits for the host, and nothing has been routed.
+  void run();
 
   const DispatchResult& result() const { return result_; }
 
  private:
+  /// Where this rank's output goes.
+  struct Region {
+    ArenaAddress address;
+    std::byte* data = nullptr;
+    std::size_t num_bytes = 0;
+  };
+
+  // Agree and plan.
+  void start_handle();
   ExchangeResult agree();
+  void check_weights() const;
   ExchangeMessage announce(std::span<const std::int32_t> counts) const;
   ExchangeResult drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits);
   void plan(const ExchangeResult& agreed);
+  void plan_slots(AllCounts counts);
+  std::vector<ReceiveSize> output_sizes(const ExchangeResult& agreed) const;
   void keep_ids(DispatchState& state) const;
+  void route_nothing();
+
+  // Place.
+  void reserve(Arena::Block block);
+  std::size_t bytes_needed(const ReceiveSize& size) const;
   bool all_fit(const ExchangeResult& agreed) const;
   ExchangeResult grow(const ExchangeResult& agreed);
   void find_targets(const ExchangeResult& agreed);
   void make_outputs();
-  template <typename Step>
-  void attempt(Step step);
-  std::size_t bytes_needed(int rank) const;
+
+  // Move.
   void push();
   void zero_gaps() const;
+  void complete();
   void add_stats() const;
 
+  template <typename Step>
+  void attempt(Step step);
+
   const DispatchState& state() const { return result_.handle.state(); }
-  const ReceiveSize& size_of(int rank) const { return state().receive_sizes[static_cast<std::size_t>(rank)]; }
 
   Engine& engine_;
   DispatchArgs args_;
   std::uint64_t sequence_number_;
   DispatchRequest request_;
+  std::exception_ptr refusal_;                   ///< what the constructor found wrong
   std::vector<std::int32_t> num_routed_tokens_;  ///< [El], before drops; empty without
   Tensor ids_;                                   ///< int64 [T, K], contiguous; unless the dispatch is cached
   std::shared_ptr<DispatchState> fresh_state_;   ///< what result_.handle holds, unless the dispatch is cached
-  Arena::Block region_;         ///< where this rank's output goes, until it is cut into tensors
+  Region region_;
+  Arena::Block block_;          ///< of the region, until it is cut into tensors
   std::exception_ptr failure_;  ///< of a step between exchanges, which the next exchange tells the others
   std::vector<PushTarget> targets_;  ///< where this rank's rows go
   DispatchResult result_;

@@ -16,6 +16,7 @@ namespace flexep {
 /// What a DispatchHandle holds: everything that a later combine or cached dispatch needs, and nothing of the
 /// buffer.
 struct DispatchState {
+  // Fixed when the handle is made.
   std::int64_t id = 0;  ///< equal on all ranks, different for every dispatch of a job
   int rank = 0;
   RoutingShape shape;
@@ -23,19 +24,28 @@ struct DispatchState {
   int num_sms = 0;
   bool do_zero_padding = false;
   bool sf_is_col_major = false;
+  bool do_cpu_sync = true;  ///< whether `size` is what arrived; otherwise it is the bound
+  DType idx_dtype = DType::kInt64;
+  int num_tokens = 0;        ///< T
+  ReceiveSize size;          ///< of this rank's outputs
+  Tensor recv_src_metadata;  ///< int32 [size.num_recv_tokens, K + 2]
+
+  // Not read before is_planned: without host sync the communication thread writes them after the caller has
+  // the handle.
   Tensor topk_idx;                               ///< [T, K], as it was passed
   Tensor ids;                                    ///< the same as int64, contiguous
   std::vector<std::int32_t> num_dropped_tokens;  ///< [El], on this rank as a destination
   SendPlan send;                                 ///< this rank as a source
   ReceiveLayout receive;                         ///< this rank as a destination
-  std::vector<ReceiveSize> receive_sizes;        ///< every rank as a destination
-  Tensor recv_src_metadata;                      ///< int32 [M, K + 2]
+  std::vector<ReceiveSize> receive_sizes;        ///< every rank's outputs
+  std::atomic<bool> is_planned{false};
 
   /// Whether the dispatch has completed: a handle that is used before, or after its dispatch failed, is
   /// refused.
   std::atomic<bool> rows_have_arrived{false};
 
-  int num_rows() const { return receive.num_rows(shape.do_expand); }
+  /// Rows of this rank's recv.x.
+  int num_rows() const { return size.num_rows(shape.do_expand); }
 };
 
 }  // namespace flexep

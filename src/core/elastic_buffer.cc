@@ -29,17 +29,44 @@ ElasticBuffer::~ElasticBuffer() = default;
 ElasticBuffer::ElasticBuffer(ElasticBuffer&&) noexcept = default;
 ElasticBuffer& ElasticBuffer::operator=(ElasticBuffer&&) noexcept = default;
 
+BufferEngine& ElasticBuffer::engine() const {
+  require_argument(engine_ != nullptr, "buffer", "this buffer has been destroyed, or moved from");
+  return *engine_;
+}
+
 int ElasticBuffer::rank() const {
-  return engine_->rank();
+  return engine().rank();
 }
 int ElasticBuffer::num_ranks() const {
-  return engine_->num_ranks();
+  return engine().num_ranks();
+}
+int ElasticBuffer::num_max_tokens_per_rank() const {
+  return engine().num_max_tokens_per_rank();
+}
+DomainSize ElasticBuffer::get_physical_domain_size() const {
+  return {.num_scaleup_ranks = num_ranks()};
+}
+DomainSize ElasticBuffer::get_logical_domain_size() const {
+  return {.num_scaleup_ranks = num_ranks()};
 }
 DispatchResult ElasticBuffer::dispatch(const DispatchArgs& args) {
-  return engine_->dispatch(args);
+  return engine().dispatch(args);
 }
 CombineResult ElasticBuffer::combine(const CombineArgs& args) {
-  return engine_->combine(args);
+  return engine().combine(args);
+}
+void ElasticBuffer::barrier() {
+  engine().barrier();
+}
+void ElasticBuffer::check() {
+  engine().check();
+}
+void ElasticBuffer::destroy() {
+  require_argument(engine().config().explicitly_destroy, "explicitly_destroy",
+                   "the buffer of rank {} was made without explicitly_destroy: its destructor ends it",
+                   rank());
+  const std::unique_ptr<BufferEngine> ending = std::move(engine_);
+  ending->barrier();
 }
 
 Event ElasticBuffer::capture() {
@@ -50,27 +77,29 @@ Event ElasticBuffer::capture() {
 }
 
 Tensor ElasticBuffer::empty(const Shape& shape, DType dtype) {
-  return engine_->empty(shape, dtype);
+  return engine().empty(shape, dtype);
 }
 
 std::int64_t ElasticBuffer::num_bytes() const {
-  const ElasticBufferConfig& config = engine_->config();
+  const ElasticBufferConfig& config = engine().config();
+  if (config.num_bytes) return *config.num_bytes;
   if (config.num_max_tokens_per_rank == 0 || config.hidden == 0) return 0;
   return get_buffer_size_hint({.num_scaleup_ranks = num_ranks(),
                                .num_max_tokens_per_rank = config.num_max_tokens_per_rank,
                                .hidden = config.hidden,
                                .num_topk = config.num_topk,
+                               .use_fp8_dispatch = config.use_fp8_dispatch,
                                .allow_multiple_reduction = config.allow_multiple_reduction});
 }
 
 BufferCounters ElasticBuffer::counters() const {
-  return engine_->counters();
+  return engine().counters();
 }
 std::int64_t ElasticBuffer::trim() {
-  return engine_->trim();
+  return engine().trim();
 }
 std::int64_t ElasticBuffer::arena_bytes() const {
-  return engine_->arena_bytes();
+  return engine().arena_bytes();
 }
 
 }  // namespace flexep

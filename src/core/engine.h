@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "core/agreement.h"
 #include "core/arena.h"
+#include "core/deferred_error.h"
 #include "core/peer_memory.h"
 #include "core/requests.h"
 #include "flexep/elastic_buffer.h"
@@ -41,6 +42,7 @@ struct Engine {
   Agreement agreement;
   std::shared_ptr<Arena> arena;
   PeerMemory peers;
+  DeferredError deferred_error;
 
   mutable std::mutex counters_mutex;
   BufferCounters counters;

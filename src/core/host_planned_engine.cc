@@ -25,30 +25,20 @@ class HostPlannedEngine final : public BufferEngine {
   const ElasticBufferConfig& config() const override { return engine_.config; }
   int rank() const override { return engine_.rank(); }
   int num_ranks() const override { return engine_.num_ranks(); }
+  int num_max_tokens_per_rank() const override { return engine_.context.default_num_max_tokens_per_rank; }
 
   DispatchResult dispatch(const DispatchArgs& args) override {
     const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_);
     if (!args.async_with_compute_stream) {
       communication_.drain();
-      guarded([&] {
-        operation->agree_and_place();
-        operation->move();
-      });
+      guarded([&] { operation->run(); });
       return operation->result();
     }
-    // The caller waits for the counts, which give the outputs their sizes, but not for the rows.
-    const auto placed = std::make_shared<std::promise<void>>();
-    const Event end = communication_.submit([this, operation, placed] {
-      try {
-        guarded([&] { operation->agree_and_place(); });
-      } catch (...) {
-        placed->set_exception(std::current_exception());
-        throw;
-      }
-      placed->set_value();
-      guarded([&] { operation->move(); });
-    });
-    placed->get_future().get();
+    const Event end = operation->needs_counts()
+                          ? submit_and_await_counts(operation)
+                          : communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
+    // A mistake of the caller's own is thrown here, once the other ranks have been told.
+    if (operation->is_refused()) end.wait();
     DispatchResult result = operation->result();
     result.event = end;
     return result;
@@ -69,6 +59,22 @@ class HostPlannedEngine final : public BufferEngine {
     return result;
   }
 
+  void barrier() override {
+    ++sequence_number_;
+    communication_.drain();
+    guarded([&] {
+      engine_.agreement.exchange({"barrier", sequence_number_}, [&] {
+        engine_.deferred_error.report();
+        return ExchangeMessage{};
+      });
+    });
+  }
+
+  void check() override {
+    communication_.drain();
+    engine_.deferred_error.report();
+  }
+
   Tensor empty(const Shape& shape, DType dtype) override {
     const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
     return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
@@ -82,6 +88,23 @@ class HostPlannedEngine final : public BufferEngine {
   std::int64_t trim() override { return static_cast<std::int64_t>(engine_.arena->trim()); }
 
  private:
+  // The caller waits for the counts, which give the outputs their sizes, but not for the rows.
+  Event submit_and_await_counts(const std::shared_ptr<DispatchOperation>& operation) {
+    const auto placed = std::make_shared<std::promise<void>>();
+    Event end = communication_.submit([this, operation, placed] {
+      try {
+        guarded([&] { operation->agree_and_place(); });
+      } catch (...) {
+        placed->set_exception(std::current_exception());
+        throw;
+      }
+      placed->set_value();
+      guarded([&] { operation->move(); });
+    });
+    placed->get_future().get();
+    return end;
+  }
+
   // After a failure of the group a rank that is thought gone may wake up and store into memory that was
   // announced to it.
   template <typename Work>

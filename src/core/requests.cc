@@ -159,16 +159,41 @@ void check_cached(const DispatchArgs& args, const RankContext& context) {
                  args.use_tma_aligned_col_major_sf.value_or(false), handle.state().sf_is_col_major, rank);
 }
 
-// This rank's part in the agreement on N, and the check that its tokens fit where the caller fixed it.
-int resolve_num_max_tokens(const DispatchArgs& args, const RankContext& context) {
+bool resolve_do_cpu_sync(const DispatchArgs& args, int rank) {
+  if (!args.handle) return args.do_cpu_sync.value_or(true);
+  require_argument(
+      !args.do_cpu_sync.value_or(false), "do_cpu_sync",
+      "do_cpu_sync on rank {} is true together with a handle: a cached dispatch has no counts to "
+      "wait for",
+      rank);
+  return args.handle.do_cpu_sync();
+}
+
+// This rank's part in the agreement on N.
+int resolve_num_max_tokens(const DispatchArgs& args, const RankContext& context, bool do_cpu_sync) {
   const int num_tokens = static_cast<int>(args.x.size(0));
   const int fixed = args.num_max_tokens_per_rank;
+  const int agreed = context.default_num_max_tokens_per_rank;
   require_argument(fixed >= 0, "num_max_tokens_per_rank",
                    "num_max_tokens_per_rank on rank {} is {}, but must not be negative", context.rank, fixed);
-  require_argument(fixed == 0 || num_tokens <= fixed, "num_max_tokens_per_rank",
-                   "rank {} has {} tokens, more than num_max_tokens_per_rank = {}", context.rank, num_tokens,
-                   fixed);
-  return fixed > 0 ? fixed : std::max(context.default_num_max_tokens_per_rank, num_tokens);
+  if (do_cpu_sync) return fixed > 0 ? fixed : std::max(agreed, num_tokens);
+  require_argument(
+      agreed > 0, "do_cpu_sync",
+      "do_cpu_sync on rank {} is false, but the buffer was made without num_max_tokens_per_rank, "
+      "which bounds its outputs",
+      context.rank);
+  require_argument(
+      fixed == 0 || fixed == agreed, "num_max_tokens_per_rank",
+      "num_max_tokens_per_rank on rank {} is {}, but without host sync it is what the buffer was "
+      "made with, {}",
+      context.rank, fixed, agreed);
+  return agreed;
+}
+
+void check_num_qps(int num_qps, const RankContext& context) {
+  require_argument(num_qps >= 0 && num_qps <= context.num_allocated_qps, "num_qps",
+                   "num_qps on rank {} is {}, outside [0, num_allocated_qps = {}]", context.rank, num_qps,
+                   context.num_allocated_qps);
 }
 
 }  // namespace
@@ -180,8 +205,15 @@ void require_rows_have_arrived(const DispatchHandle& handle, int rank) {
                    rank);
 }
 
+void require_tokens_fit(const DispatchRequest& request, int rank) {
+  require_argument(request.num_tokens <= request.num_max_tokens_per_rank, "num_max_tokens_per_rank",
+                   "rank {} has {} tokens, more than num_max_tokens_per_rank = {}", rank, request.num_tokens,
+                   request.num_max_tokens_per_rank);
+}
+
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context) {
   check_streams(args, context.rank);
+  check_num_qps(args.num_qps, context);
   check_devices(args, context);
   check_rows(args.x, context.rank);
   const bool is_cached = static_cast<bool>(args.handle);
@@ -196,9 +228,10 @@ DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& co
       check_weights(args.topk_weights, {request.num_tokens, request.shape.num_topk}, context.rank);
   request.sf_dtype = check_scales(args.sf, request.num_tokens, context.rank);
   check_stats(args.cumulative_local_expert_recv_stats, request.shape.num_local_experts(), context.rank);
-  request.idx_dtype = is_cached ? args.handle.topk_idx().dtype() : args.topk_idx.dtype();
-  request.num_max_tokens_per_rank =
-      is_cached ? args.handle.num_max_tokens_per_rank() : resolve_num_max_tokens(args, context);
+  request.idx_dtype = is_cached ? args.handle.state().idx_dtype : args.topk_idx.dtype();
+  request.do_cpu_sync = resolve_do_cpu_sync(args, context.rank);
+  request.num_max_tokens_per_rank = is_cached ? args.handle.num_max_tokens_per_rank()
+                                              : resolve_num_max_tokens(args, context, request.do_cpu_sync);
   require_argument(args.max_recv_tokens >= 0 && !(is_cached && args.max_recv_tokens > 0), "max_recv_tokens",
                    "max_recv_tokens on rank {} is {}, but must not be negative, nor be given with a handle, "
                    "which has dropped already",
@@ -226,6 +259,7 @@ CombineRequest resolve_combine(const CombineArgs& args, const RankContext& conte
   require_argument(static_cast<bool>(args.handle), "handle", "rank {} passed no handle to combine",
                    context.rank);
   check_streams(args, context.rank);
+  check_num_qps(args.num_qps, context);
   check_handle(args.handle, context);
   check_devices(args, context);
   check_rows(args.x, context.rank);

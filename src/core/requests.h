@@ -14,8 +14,9 @@ namespace flexep {
 struct RankContext {
   int rank = 0;
   int num_ranks = 1;
-  int default_num_max_tokens_per_rank = 0;
+  int default_num_max_tokens_per_rank = 0;  ///< the largest of all ranks' configurations
   int default_num_sms = 1;
+  int num_allocated_qps = 0;
   Device device;  ///< whose memory tensors must be
 };
 
@@ -30,12 +31,16 @@ struct DispatchRequest {
   std::optional<DType> sf_dtype;
   DType idx_dtype = DType::kInt64;
   int num_max_tokens_per_rank = 0;  ///< this rank's part in the agreement
+  bool do_cpu_sync = true;          ///< of a cached dispatch: its handle's
   int num_sms = 1;
   bool do_zero_padding = false;
 };
 
 /// @throws InvalidArgument that names the argument, its value and this rank.
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context);
+
+/// @throws InvalidArgument when the rank has more tokens than num_max_tokens_per_rank.
+void require_tokens_fit(const DispatchRequest& request, int rank);
 
 /// The part that an optional tensor has in a fingerprint: 0 = absent, else 1 + dtype.
 inline std::int64_t optional_field(std::optional<DType> dtype) {

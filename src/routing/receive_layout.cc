@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "routing/receive_layout.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "common/check.h"
@@ -47,6 +48,24 @@ ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank
   }
   layout.num_expanded_tokens = require_31_bits(start, rank);
   return layout;
+}
+
+ReceiveSize bound_receive_size(const RoutingShape& shape, int num_max_tokens, int max_recv_tokens) {
+  const auto limited = [&](std::int64_t num_rows) {
+    return max_recv_tokens > 0 ? std::min(num_rows, std::int64_t{max_recv_tokens}) : num_rows;
+  };
+  // Either layout has a row for each received token, so the limit bounds tokens in both.
+  const std::int64_t num_tokens = limited(std::int64_t{shape.num_ranks} * num_max_tokens);
+  const int num_local_experts = shape.num_local_experts();
+  const std::int64_t alignment = shape.expert_alignment;
+  const std::int64_t num_pairs = num_tokens * std::min(shape.num_topk, num_local_experts);
+  const std::int64_t num_expanded = align_up(num_pairs + (alignment - 1) * num_local_experts, alignment);
+  const std::int64_t num_rows = shape.do_expand ? limited(num_expanded) : num_expanded;
+  require_argument(
+      std::max(num_tokens, num_rows) <= std::numeric_limits<std::int32_t>::max(), "num_max_tokens_per_rank",
+      "{} ranks of at most {} tokens need outputs of {} rows without host sync, more than 2^31 - 1",
+      shape.num_ranks, num_max_tokens, std::max(num_tokens, num_rows));
+  return {static_cast<int>(num_tokens), static_cast<int>(num_rows)};
 }
 
 std::vector<ReceiveSize> plan_receive_sizes(AllCounts counts, const RoutingShape& shape) {

@@ -30,6 +30,11 @@ struct ReceiveLayout {
 /// 31 bits.
 std::vector<ReceiveSize> plan_receive_sizes(AllCounts counts, const RoutingShape& shape);
 
+/// The most that one rank receives of ranks that send at most `num_max_tokens` tokens each, whatever their
+/// routing, when its output may have `max_recv_tokens` rows (0 = no limit). Nobody needs counts to know it.
+/// @throws InvalidArgument when the rows do not fit 31 bits.
+ReceiveSize bound_receive_size(const RoutingShape& shape, int num_max_tokens, int max_recv_tokens);
+
 /// What `rank` receives. Cost: O(R * (R + El)).
 /// @throws InvalidArgument when the rows do not fit 31 bits.
 ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank);
