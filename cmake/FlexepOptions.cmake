@@ -17,12 +17,13 @@ string(REPLACE "-O2" "-O3" CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_REL
 add_library(flexep_options INTERFACE)
 target_compile_features(flexep_options INTERFACE cxx_std_20)
 # -ffp-contract=off: results are compared bit for bit, so a compiler may not fuse a multiply and an add where it likes.
-target_compile_options(flexep_options INTERFACE
+target_compile_options(flexep_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:
   -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wno-missing-field-initializers
   -ffp-contract=off -fno-omit-frame-pointer
-  $<$<BOOL:${FLEXEP_WERROR}>:-Werror>)
+  $<$<BOOL:${FLEXEP_WERROR}>:-Werror>>)
 if(FLEXEP_SANITIZE)
-  target_compile_options(flexep_options INTERFACE -fsanitize=${FLEXEP_SANITIZE} -fno-sanitize-recover=all)
+  target_compile_options(flexep_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${FLEXEP_SANITIZE} -fno-sanitize-recover=all>)
   target_link_options(flexep_options INTERFACE -fsanitize=${FLEXEP_SANITIZE})
 endif()
 

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# The layers of the CUDA backend. Included where FLEXEP_HAS_CUDA. A layer with .cu files LINKS CUDA::cudart_static.
+
+flexep_layer_headers(kernels/cuda)
