@@ -25,6 +25,11 @@ namespace {
 // About a core's share of the second and third cache.
 constexpr std::size_t kStreamingThreshold = 4 << 20;
 
+int num_cores() {
+  static const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return cores;
+}
+
 }  // namespace
 
 StoreMode choose_store_mode(std::size_t num_bytes) {
@@ -32,11 +37,12 @@ StoreMode choose_store_mode(std::size_t num_bytes) {
 }
 
 int CpuBackend::default_width(int num_local_ranks) const {
-  const auto num_cores = static_cast<int>(std::thread::hardware_concurrency());
-  return std::max(1, num_cores / std::max(1, num_local_ranks));
+  return std::max(1, num_cores() / std::max(1, num_local_ranks));
 }
 
+// A width that was chosen for a GPU is no reason for more threads than there are cores.
 ThreadPool& CpuBackend::pool(int width) {
+  width = std::min(width, num_cores());
   if (!pool_ || pool_->num_threads() != width) {
     pool_.reset();
     pool_ = std::make_unique<ThreadPool>(width);
