@@ -58,14 +58,17 @@ struct DispatchLaunch {
   /// handle).
   std::byte* plan = nullptr;
   PlanLayout plan_layout;
-  /// dispatch_workspace_bytes(), contents do not matter; one for all operations of a buffer will do. Cached:
-  /// null.
+  /// dispatch_workspace_bytes(), contents do not matter; one for all operations of a buffer will do.
   std::byte* workspace = nullptr;
 
-  bool is_cached() const { return !format.has_metadata; }
+  /// False = rows go through registers, as on GPUs without a copy engine (before sm_90); the same result,
+  /// slower.
+  bool allow_bulk_copies = true;
+
+  constexpr bool is_cached() const { return !format.has_metadata; }
 };
 
-/// Scratch memory of a fresh dispatch with at most that many SMs.
+/// Scratch memory of a dispatch with at most that many SMs.
 std::size_t dispatch_workspace_bytes(int num_sms, int num_ranks, int num_experts);
 
 /// Enqueues the dispatch. Does not synchronise and allocates nothing; may be captured into a graph, where

@@ -12,6 +12,7 @@ enum class Refusal : std::int32_t {
   kText,           ///< its host refused: the reason follows the header as text
   kIdOutOfRange,   ///< topk_idx: see BadId
   kIdRepeated,     ///< topk_idx: see BadId
+  kTooManyTokens,  ///< T on the device is larger than the plan has room for: BadId::value is T
   kInvalidHandle,  ///< the dispatch that made the handle was refused on all ranks
 };
 

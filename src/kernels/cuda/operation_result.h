@@ -90,12 +90,28 @@ struct ResultLayout {
   constexpr std::size_t num_bytes() const { return sent_rows_per_rank() + int32s(ranks()); }
 };
 
-/// The two places where a kernel reports; pinned host memory of ResultLayout::num_bytes() each.
+/// The milestones of an operation, as its first block passes them.
+enum class Phase : std::int32_t {
+  kStarted,
+  kPrepared,  ///< dispatch: ids are counted; combine: input is staged
+  kHeard,     ///< all ranks' headers are here
+  kAgreed,    ///< the verdict is known and reported
+  kPlaced,    ///< dispatch: every pair has its place
+  kMoved,     ///< the block's own rows
+  kAllMoved,  ///< the rank's rows
+  kDone,      ///< everybody's rows
+};
+inline constexpr int kNumPhases = 8;
+
+/// The places where a kernel reports; results are pinned host memory of ResultLayout::num_bytes() each.
 struct Reports {
   OperationResult* result = nullptr;
   /// As `result`, written only by an operation that goes wrong, and only while its `ready` is 0: what a
   /// caller that reads no results looks at. May be null.
   OperationResult* first_failure = nullptr;
+  /// [kNumPhases] in device memory: the GPU's clock, in ns, when the operation passed each Phase; null = not
+  /// wanted.
+  std::uint64_t* phase_times = nullptr;
   ResultLayout layout;
 };
 

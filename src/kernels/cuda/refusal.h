@@ -15,7 +15,7 @@ struct RefusalLaunch {
   Peers peers;
   Reports reports;
   /// Zero-terminated; what is beyond kMaxTextBytes - 1 bytes is cut off.
-  char text[MailboxLayout::kMaxTextBytes] = {};
+  alignas(16) char text[MailboxLayout::kMaxTextBytes] = {};
 };
 
 /// Enqueues the refusal. The result's verdict is kRefused, its culprit the first rank that refused.

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "kernels/cuda/combine.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pull.cuh"
+#include "kernels/cuda/report.cuh"
+#include "kernels/cuda/stage.cuh"
+
+namespace flexep::cuda {
+namespace {
+
+constexpr std::size_t kMaxDynamicMemory = 224 * 1024;
+/// More than half of what a multiprocessor has, so that each block has one of its own.
+constexpr std::size_t kMinDynamicMemory = 120 * 1024;
+
+/// Dynamic shared memory: the sources, then each warp's list of rows.
+struct CombineArrays {
+  PullSource* sources;
+  std::byte* lists;
+  std::size_t list_bytes;
+
+  __host__ __device__ CombineArrays(std::byte* memory, int num_ranks, int num_topk)
+      : sources(reinterpret_cast<PullSource*>(memory)),
+        lists(memory + align_up(static_cast<std::size_t>(num_ranks) * sizeof(PullSource), std::size_t{16})),
+        list_bytes(
+            align_up((num_topk + 2) * sizeof(SumTerm) + num_topk * sizeof(std::int32_t), std::size_t{16})) {}
+
+  __device__ TermList list_of_warp(int num_topk) const {
+    auto* terms = reinterpret_cast<SumTerm*>(lists + static_cast<std::size_t>(warp_in_block()) * list_bytes);
+    return {terms, reinterpret_cast<std::int32_t*>(terms + num_topk + 2)};
+  }
+  std::size_t num_bytes() const { return reinterpret_cast<std::size_t>(lists) + kNumWarps * list_bytes; }
+};
+
+/// One block's part of a combine.
+template <typename T>
+class Combine {
+ public:
+  __device__ Combine(const CombineLaunch& launch, ExchangeMemory& memory, std::byte* dynamic)
+      : launch_(launch),
+        memory_(memory),
+        operation_(launch.peers, launch.reports),
+        head_(*kept<PlanHead>(launch.plan_layout.head())),
+        row_bytes_(static_cast<std::size_t>(launch.num_columns) * sizeof(T)),
+        arrays_(dynamic, launch.peers.num_ranks, launch.plan_layout.num_topk) {}
+
+  __device__ void run() {
+    if (operation_.is_poisoned()) {
+      if (is_speaker()) report_poisoned(operation_);
+      return;
+    }
+    operation_.pass(Phase::kStarted);
+    take_header(memory_, launch_.header);
+    const bool goes = stage() && agree();
+    operation_.pass(Phase::kAgreed);
+    if (goes) pull();
+    operation_.pass(Phase::kMoved);
+    operation_.finish([&](bool is_intact) { return complete(goes, is_intact); });
+  }
+
+ private:
+  // ---- Stage: what others cannot reach ----
+
+  __device__ bool stage() {
+    if (launch_.staged_x == nullptr && launch_.staged_topk_weights == nullptr) return true;
+    if (head_.is_valid != 0) {
+      stage_rows();
+      stage_weights();
+    }
+    operation_.arrive();
+    return operation_.wait_for_all_blocks();
+  }
+
+  __device__ void stage_rows() {
+    if (launch_.staged_x == nullptr) return;
+    if (launch_.metadata != nullptr) {
+      reduce_tokens<T>(launch_, head_.num_recv_tokens, list().terms);
+    } else {
+      copy_bytes(launch_.staged_x, launch_.x, static_cast<std::size_t>(head_.num_rows) * row_bytes_);
+    }
+  }
+
+  __device__ void stage_weights() {
+    if (launch_.staged_topk_weights == nullptr) return;
+    const auto num_topk = static_cast<std::size_t>(launch_.plan_layout.num_topk);
+    const std::size_t weights_per_row = launch_.plan_layout.do_expand ? 1 : num_topk;
+    copy_bytes(launch_.staged_topk_weights, launch_.topk_weights,
+               static_cast<std::size_t>(head_.num_rows) * weights_per_row * launch_.weight_bytes);
+  }
+
+  // ---- Agree: where everybody's rows are ----
+
+  __device__ bool agree() {
+    operation_.pass(Phase::kPrepared);
+    if (is_speaker()) {
+      if (thread_in_block() == 0 && head_.is_valid == 0) memory_.header().refusal = Refusal::kInvalidHandle;
+      __syncthreads();
+      send_message(operation_, memory_.header(), 0, [](int) { return 0; });
+    }
+    memory_.judgement.reset();
+    if (!await_messages(operation_, memory_.missing)) {
+      operation_.poison();
+      if (is_speaker()) report_timeout(operation_, memory_.missing, 0, Verdict::kTimedOut);
+      return false;
+    }
+    operation_.pass(Phase::kHeard);
+    const Messages messages(operation_);
+    compare_headers(launch_.peers, messages, memory_.judgement);
+    find_sources(messages);
+    const Verdict verdict = memory_.judgement.settle();
+    if (is_speaker()) report_verdict(messages, verdict);
+    return verdict == Verdict::kGo;
+  }
+
+  __device__ void find_sources(const Messages& messages) {
+    const auto* sizes = kept<ReceiveSize>(launch_.plan_layout.layout_sizes());
+    for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads) {
+      const ExchangeHeader& header = messages.header(r);
+      const PullSource source{.x = resolve(launch_.peers, r, header.x),
+                              .topk_weights = resolve(launch_.peers, r, header.topk_weights),
+                              .is_per_token = header.x_is_per_token};
+      arrays_.sources[r] = source;
+      const bool has_weights = launch_.weight_bytes == 0 || source.topk_weights != nullptr;
+      if (sizes[r].num_recv_tokens > 0 && (source.x == nullptr || !has_weights))
+        memory_.judgement.find(Verdict::kUnreachable, r);
+    }
+  }
+
+  __device__ void report_verdict(const Messages& messages, Verdict verdict) {
+    if (verdict != Verdict::kGo) return report_failed_verdict(operation_, messages, memory_.judgement);
+    OperationResult& result = *launch_.reports.result;
+    if (thread_in_block() == 0) result.verdict = verdict;
+    make_ready(operation_, result);
+  }
+
+  // ---- Pull ----
+
+  __device__ void pull() {
+    const PlanLayout& layout = launch_.plan_layout;
+    const auto* token_slots = kept<std::int32_t>(layout.token_slots());
+    const PullJob job{.launch = launch_,
+                      .sources = arrays_.sources,
+                      .row_bytes = row_bytes_,
+                      .owners = kept<std::int32_t>(layout.owners()),
+                      .token_slots = token_slots,
+                      .rows = layout.do_expand ? kept<std::int32_t>(layout.rows()) : token_slots,
+                      .num_topk = layout.num_topk,
+                      .do_expand = layout.do_expand};
+    const int num_workers = num_blocks() * kNumWarps;
+    for (int token = warp_in_block() * num_blocks() + block(); token < head_.num_tokens; token += num_workers)
+      pull_token<T>(job, token, list());
+  }
+
+  // ---- Complete ----
+
+  __device__ bool complete(bool goes, bool is_intact) {
+    if (!goes) return is_intact;
+    operation_.pass(Phase::kAllMoved);
+    if (is_intact && exchange_done(operation_, memory_.missing)) {
+      operation_.pass(Phase::kDone);
+      report_done(operation_);
+      return true;
+    }
+    report_timeout(operation_, memory_.missing, 1, Verdict::kGo);
+    return false;
+  }
+
+  __device__ TermList list() const { return arrays_.list_of_warp(launch_.plan_layout.num_topk); }
+  template <typename P>
+  __device__ const P* kept(std::size_t offset) const {
+    return reinterpret_cast<const P*>(launch_.plan + offset);
+  }
+
+  const CombineLaunch& launch_;
+  ExchangeMemory& memory_;
+  Operation operation_;
+  const PlanHead& head_;
+  std::size_t row_bytes_;
+  CombineArrays arrays_;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kNumThreads, 1)
+    combine_kernel(const __grid_constant__ CombineLaunch launch) {
+  extern __shared__ __align__(128) std::byte dynamic[];
+  __shared__ ExchangeMemory memory;
+  Combine<T>(launch, memory, dynamic).run();
+}
+
+std::size_t dynamic_bytes_for(const CombineLaunch& launch) {
+  const CombineArrays arrays(nullptr, launch.peers.num_ranks, launch.plan_layout.num_topk);
+  return std::max(arrays.num_bytes(), kMinDynamicMemory);
+}
+
+/// Fewer blocks for few tokens, unless they have something to stage.
+int blocks_for(const CombineLaunch& launch) {
+  constexpr int kTokensPerBlock = 2;
+  if (launch.staged_x != nullptr) return launch.num_sms;
+  return std::clamp(ceil_div(launch.num_tokens, kTokensPerBlock), 1, launch.num_sms);
+}
+
+}  // namespace
+
+cudaError_t load_combine() {
+  cudaError_t error = cudaSuccess;
+  for (const DType dtype : kAllDTypes) {
+    visit_summable(dtype, [&]<typename T>(T) {
+      if (error == cudaSuccess) error = load(combine_kernel<T>, kMaxDynamicMemory);
+    });
+  }
+  return error;
+}
+
+cudaError_t launch_combine(const CombineLaunch& launch, cudaStream_t stream) {
+  cudaError_t error = cudaErrorInvalidValue;
+  visit_summable(launch.dtype, [&]<typename T>(T) {
+    error = enqueue(combine_kernel<T>, launch, blocks_for(launch), dynamic_bytes_for(launch), stream);
+  });
+  return error;
+}
+
+}  // namespace flexep::cuda

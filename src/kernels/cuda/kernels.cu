@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/launch.cuh"
+
+namespace flexep::cuda {
+
+cudaError_t load_kernels() {
+  for (const auto load : {load_dispatch, load_combine, load_refusal}) {
+    if (const cudaError_t error = load(); error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace flexep::cuda

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "kernels/cuda/operation.cuh"
+
+namespace flexep::cuda {
+
+template <typename Launch>
+using Kernel = void (*)(const Launch);
+
+/// Loads the kernel onto the current device and lets it use that much dynamic shared memory.
+template <typename Launch>
+cudaError_t load(Kernel<Launch> kernel, std::size_t dynamic_bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(dynamic_bytes));
+}
+
+template <typename Launch>
+cudaError_t enqueue(Kernel<Launch> kernel, const Launch& launch, int num_blocks, std::size_t dynamic_bytes,
+                    cudaStream_t stream) {
+  kernel<<<static_cast<unsigned>(num_blocks), kNumThreads, dynamic_bytes, stream>>>(launch);
+  return cudaGetLastError();
+}
+
+inline bool current_device_has_bulk_copies() {
+  int device = 0;
+  int major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         major >= 9;
+}
+
+// Of the source files of this folder, for load_kernels().
+cudaError_t load_dispatch();
+cudaError_t load_combine();
+cudaError_t load_refusal();
+
+}  // namespace flexep::cuda

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every kernel of an operation begins and ends with, and how its blocks and its rank wait.
+#pragma once
+
+#include "kernels/cuda/operation_result.h"
+#include "kernels/cuda/peers.h"
+#include "kernels/cuda/ptx.cuh"
+
+namespace flexep::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr int kNumWarps = 16;
+constexpr int kNumThreads = kNumWarps * kWarpSize;
+
+__device__ inline int thread_in_block() {
+  return static_cast<int>(threadIdx.x);
+}
+__device__ inline int warp_in_block() {
+  return static_cast<int>(threadIdx.x) / kWarpSize;
+}
+__device__ inline int lane_in_warp() {
+  return static_cast<int>(threadIdx.x) % kWarpSize;
+}
+__device__ inline int block() {
+  return static_cast<int>(blockIdx.x);
+}
+__device__ inline int num_blocks() {
+  return static_cast<int>(gridDim.x);
+}
+/// One block speaks for the rank; the others only move rows.
+__device__ inline bool is_speaker() {
+  return block() == 0;
+}
+
+class Deadline {
+ public:
+  __device__ explicit Deadline(std::uint64_t timeout_ns) : end_(clock_ns() + timeout_ns) {}
+  __device__ bool has_passed() const { return clock_ns() >= end_; }
+
+ private:
+  std::uint64_t end_;
+};
+
+/// Which ranks were not heard from, one bit each; in shared memory.
+struct MissingRanks {
+  unsigned long long words[OperationResult::kMaxRanks / 64];
+};
+
+/// The running operation, as one block sees it. Its members are collective over the block.
+class Operation {
+ public:
+  __device__ Operation(const Peers& peers, const Reports& reports) : peers(peers), reports(reports) {
+    const DeviceState& state = *peers.state;
+    exchange = state.num_exchanges + 1;
+    number = state.num_operations + 1;
+  }
+
+  /// Whether an earlier operation, or another block of this one, has timed out.
+  __device__ bool is_poisoned() const {
+    return __syncthreads_or(thread_in_block() == 0 && load_acquire(&peers.state->is_poisoned) != 0) != 0;
+  }
+  __device__ void poison() const {
+    if (thread_in_block() == 0) atomicExch(&peers.state->is_poisoned, 1u);
+  }
+
+  __device__ void pass(Phase phase) const {
+    if (reports.phase_times == nullptr || !is_speaker() || thread_in_block() != 0) return;
+    reports.phase_times[static_cast<int>(phase)] = clock_ns();
+  }
+
+  /// What the block has stored is visible to blocks that pass wait_for_all_blocks() of the same barrier.
+  __device__ void arrive() {
+    ++num_barriers_;
+    __syncthreads();
+    if (thread_in_block() == 0) add_release(&peers.state->num_arrivals);
+  }
+  /// Until all blocks have arrived at the barrier at which this one arrived last. @return false when one of
+  /// them timed out instead.
+  __device__ bool wait_for_all_blocks() const {
+    const auto all = static_cast<std::uint32_t>(num_barriers_ * num_blocks());
+    bool is_given_up = false;
+    if (thread_in_block() == 0) {
+      while (load_acquire(&peers.state->num_arrivals) < all && !is_given_up)
+        is_given_up = load_acquire(&peers.state->is_poisoned) != 0;
+    }
+    return __syncthreads_or(is_given_up) == 0;
+  }
+
+  /// The last thing that a kernel does: when all blocks are through, the speaker calls complete(whether they
+  /// all are, none having timed out), which returns whether the operation may end normally, and moves the
+  /// state on.
+  template <typename Complete>
+  __device__ void finish(Complete complete) {
+    arrive();
+    if (!is_speaker()) return;
+    const bool is_intact = wait_for_all_blocks();
+    if (!complete(is_intact)) return poison();
+    if (!is_intact || thread_in_block() != 0) return;
+    peers.state->num_exchanges = exchange;
+    peers.state->num_operations = number;
+    peers.state->num_arrivals = 0;
+  }
+
+  const Peers& peers;
+  const Reports& reports;
+  std::uint64_t exchange;  ///< number of the running exchange
+  std::uint64_t number;    ///< of the operation
+
+ private:
+  int num_barriers_ = 0;
+};
+
+/// Waits until every rank has published `value` in this rank's mailbox; signal_of(r) is the offset of rank
+/// r's word. Collective over the block. @return false when the deadline passed; `missing` says whose word is
+/// not there.
+template <typename SignalOf>
+__device__ bool await_all(const Peers& peers, std::uint64_t value, MissingRanks& missing,
+                          SignalOf signal_of) {
+  for (int i = thread_in_block(); i < OperationResult::kMaxRanks / 64; i += kNumThreads) missing.words[i] = 0;
+  __syncthreads();
+  const Deadline deadline(peers.timeout_ns);
+  const std::byte* mailbox = peers.mailboxes[peers.rank];
+  bool is_missing = false;
+  for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads) {
+    const auto* word = reinterpret_cast<const std::uint64_t*>(mailbox + signal_of(r));
+    bool has_come = has_arrived(word, value);
+    while (!has_come && !deadline.has_passed()) has_come = has_arrived(word, value);
+    if (has_come) continue;
+    is_missing = true;
+    atomicOr(&missing.words[r / 64], 1ull << (r % 64));
+  }
+  return __syncthreads_or(is_missing) == 0;
+}
+
+/// Publishes `value` in every rank's mailbox, beginning with the rank after this one; pairs with await_all().
+/// Covers what the block has stored before.
+template <typename SignalOf>
+__device__ void publish_to_all(const Peers& peers, std::uint64_t value, SignalOf signal_of) {
+  __syncthreads();
+  for (int i = thread_in_block(); i < peers.num_ranks; i += kNumThreads) {
+    const int to = (peers.rank + 1 + i) % peers.num_ranks;
+    publish(reinterpret_cast<std::uint64_t*>(peers.mailboxes[to] + signal_of(peers.rank)), value);
+  }
+}
+
+/// "Everything that I store to you, or read from you, in this operation is done", from each rank to each. The
+/// speaker alone calls it, when all blocks are done. @return false when a rank did not come.
+__device__ inline bool exchange_done(const Operation& operation, MissingRanks& missing) {
+  const Peers& peers = operation.peers;
+  const auto signal_of = [&](int source) { return peers.mailbox.done_signal(source); };
+  publish_to_all(peers, operation.number, signal_of);
+  return await_all(peers, operation.number, missing, signal_of);
+}
+
+}  // namespace flexep::cuda

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// All inline assembly of flexep. Every ordering between ranks goes through publish() and arrived().
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace flexep::cuda {
+
+// ---- Signals between ranks -----------------------------------------------------------------------------
+
+/// Stores `value` into a word of another rank (or of the host). Whatever this thread has stored or observed
+/// before, barriers included, is visible to whoever sees the value with arrived(). System scope, release.
+__device__ inline void publish(std::uint64_t* word, std::uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/// Whether a word of this rank has reached `value`; pairs with publish(). System scope, acquire.
+__device__ inline bool has_arrived(const std::uint64_t* word, std::uint64_t value) {
+  std::uint64_t seen;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(seen) : "l"(word) : "memory");
+  return seen >= value;
+}
+
+// ---- Signals between the blocks of one kernel ------------------------------------------------------------
+
+/// Adds one to a counter. GPU scope, release; pairs with load_acquire().
+__device__ inline void add_release(std::uint32_t* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+
+__device__ inline std::uint32_t load_acquire(const std::uint32_t* word) {
+  std::uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+
+// ---- Time ------------------------------------------------------------------------------------------------
+
+/// A clock that all multiprocessors share; its step may be as coarse as a microsecond.
+__device__ inline std::uint64_t clock_ns() {
+  std::uint64_t ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+  return ns;
+}
+
+// ---- Rows ------------------------------------------------------------------------------------------------
+
+/// 16 bytes that this kernel reads once. Coherent: peers write such rows, so never through the read-only
+/// path.
+__device__ inline uint4 load_row16(const std::byte* address) {
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(address)
+               : "memory");
+  return v;
+}
+
+__device__ inline void store_row16(std::byte* address, const uint4& v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+
+// ---- Bulk copies (sm_90 and later)
+// -------------------------------------------------------------------------
+
+__device__ inline std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+/// Whether this architecture has what follows.
+constexpr bool kHasBulkCopies = true;
+
+/// Orders what this thread has done to memory before what the copy engine does to it after the next barrier.
+__device__ inline void fence_async_proxy() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
+/// Prepares a barrier in shared memory that one arrival, and the bytes it announces, complete.
+__device__ inline void init_mbarrier(std::uint64_t* barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+}
+
+/// Makes initialised barriers visible to the copy engine.
+__device__ inline void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/// Loads `num_bytes`, a multiple of 16, into shared memory; `barrier` completes when they are there.
+__device__ inline void bulk_load(void* to, const std::byte* from, std::uint32_t num_bytes,
+                                 std::uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(num_bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(num_bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+/// Waits until the barrier has completed its phase of that parity.
+__device__ inline void wait_mbarrier(std::uint64_t* barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "wait_mbarrier:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra wait_mbarrier;\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+/// Stores `num_bytes`, a multiple of 16, of shared memory; part of this thread's open group.
+__device__ inline void bulk_store(std::byte* to, const void* from, std::uint32_t num_bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(num_bytes)
+               : "memory");
+}
+
+__device__ inline void close_bulk_group() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/// Until all but the last kPending groups of this thread have read their shared memory.
+template <int kPending>
+__device__ inline void wait_bulk_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+/// Until everything that this thread has stored in bulk is complete, not only read; a publish() or a barrier
+/// after it covers those stores.
+__device__ inline void complete_bulk_stores() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+  fence_async_proxy();
+}
+
+#else
+constexpr bool kHasBulkCopies = false;
+#endif
+
+}  // namespace flexep::cuda

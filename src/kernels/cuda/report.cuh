@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a kernel tells its host: stores into pinned memory, by the speaker alone.
+#pragma once
+
+#include "kernels/cuda/exchange.cuh"
+
+namespace flexep::cuda {
+
+/// Calls report(OperationResult&) for the places where an operation that comes to `verdict` is reported.
+template <typename Report>
+__device__ void for_each_report(const Reports& reports, bool is_failure, Report report) {
+  report(*reports.result);
+  OperationResult* failure = reports.first_failure;
+  if (!is_failure || failure == nullptr) return;
+  const bool is_first = __syncthreads_or(thread_in_block() == 0 && *reinterpret_cast<volatile std::uint64_t*>(
+                                                                       &failure->ready) == 0) != 0;
+  if (is_first) report(*failure);
+}
+
+template <typename T>
+__device__ T* array_of(OperationResult& result, std::size_t offset) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(&result) + offset);
+}
+
+__device__ inline void copy_words(void* to, const void* from, std::size_t num_bytes) {
+  const auto num_words = static_cast<int>(num_bytes / sizeof(std::uint32_t));
+  for (int i = thread_in_block(); i < num_words; i += kNumThreads)
+    static_cast<std::uint32_t*>(to)[i] = static_cast<const std::uint32_t*>(from)[i];
+}
+
+/// Publishes the result. What the block has stored into it before is covered.
+__device__ inline void make_ready(const Operation& operation, OperationResult& result) {
+  __syncthreads();
+  // Not a thread that moves rows: the store waits for the host's memory.
+  if (thread_in_block() == kNumThreads - kWarpSize) publish(&result.ready, operation.number);
+}
+
+/// The headers of all ranks, and the text of the first that refused.
+__device__ inline void report_headers(const Operation& operation, const Messages& messages, int refused_rank,
+                                      OperationResult& result) {
+  const ResultLayout& layout = operation.reports.layout;
+  auto* headers = array_of<ExchangeHeader>(result, layout.headers());
+  for (int r = 0; r < operation.peers.num_ranks; ++r)
+    copy_words(headers + r, &messages.header(r), sizeof(ExchangeHeader));
+  if (refused_rank >= 0)
+    copy_words(array_of<char>(result, layout.text()), messages.text(refused_rank),
+               MailboxLayout::kMaxTextBytes);
+}
+
+/// Everybody's headers are here, and this is what they mean.
+__device__ inline void report_failed_verdict(const Operation& operation, const Messages& messages,
+                                             const Judgement& judgement) {
+  const Verdict verdict = judgement.verdict();
+  const int culprit = judgement.culprit();
+  const bool is_failure = verdict != Verdict::kDoesNotFit;  // which only asks for another launch
+  for_each_report(operation.reports, is_failure, [&](OperationResult& result) {
+    report_headers(operation, messages, verdict == Verdict::kRefused ? culprit : -1, result);
+    if (thread_in_block() == 0) {
+      result.verdict = verdict;
+      result.culprit = culprit;
+      result.outcome = Outcome::kDone;
+    }
+    make_ready(operation, result);
+  });
+}
+
+/// A wait for other ranks has timed out.
+__device__ inline void report_timeout(const Operation& operation, const MissingRanks& missing, int phase,
+                                      Verdict verdict) {
+  for_each_report(operation.reports, true, [&](OperationResult& result) {
+    copy_words(result.missing, missing.words, sizeof(result.missing));
+    if (thread_in_block() == 0) {
+      result.verdict = verdict;
+      result.outcome = Outcome::kTimedOut;
+      result.missing_phase = phase;
+    }
+    make_ready(operation, result);
+  });
+}
+
+/// An earlier operation has timed out: this one does not begin.
+__device__ inline void report_poisoned(const Operation& operation) {
+  OperationResult& result = *operation.reports.result;
+  if (thread_in_block() == 0) {
+    result.verdict = Verdict::kPoisoned;
+    result.outcome = Outcome::kTimedOut;
+  }
+  make_ready(operation, result);
+}
+
+__device__ inline void report_done(const Operation& operation) {
+  if (thread_in_block() == 0) operation.reports.result->outcome = Outcome::kDone;
+}
+
+}  // namespace flexep::cuda
