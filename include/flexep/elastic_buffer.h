@@ -9,6 +9,7 @@
 #include "flexep/communicator.h"
 #include "flexep/dispatch_handle.h"
 #include "flexep/event.h"
+#include "flexep/registered_memory.h"
 #include "flexep/tensor.h"
 
 namespace flexep {
@@ -153,8 +154,9 @@ struct DispatchResult {
 
 struct CombineArgs {
   /// One row for each row of the dispatch's recv.x: [rows, H'], H' may differ from the dispatch's. Not
-  /// modified, and free to be overwritten when combine returns. Memory from dispatch, combine or empty() is
-  /// read in place; other memory is staged once. Gap rows are never read. bf16, fp16, fp32 or fp64.
+  /// modified, and free to be overwritten when combine returns. Memory from dispatch, combine, empty() or
+  /// register_memory() is read in place; other memory is staged once. Gap rows are never read. bf16, fp16,
+  /// fp32 or fp64.
   Tensor x;
   DispatchHandle handle;
   /// Optional: weights to gather back. Compact: [M, K]; expanded: [rows]; fp32 or fp64.
@@ -266,6 +268,17 @@ class ElasticBuffer {
   /// collective.
   /// @throws OutOfMemory.
   Tensor empty(const Shape& shape, DType dtype);
+
+  /// Lets combine read this memory in place, as it reads memory from empty(): for expert outputs that other
+  /// libraries allocate, for as long as the result lives. Not collective.
+  ///
+  /// @param memory     begins and ends with a page; private memory of this process (malloc, mmap without a
+  /// file), registered with one buffer. Between processes the pages are moved onto shared memory where they
+  /// lie: addresses and contents stay, nobody may write them during this call and at the end of the
+  /// registration, and a process forked off meanwhile shares them.
+  /// @throws InvalidArgument for other memory, or overlapping registrations; OutOfMemory, TransportError.
+  /// Cost: between processes a copy of the memory, here and at the end; meant for memory that stays.
+  RegisteredMemory register_memory(void* memory, std::size_t num_bytes);
 
   /// ElasticBufferConfig::num_bytes, else the size that DeepEP V2 would need for this configuration
   /// (get_buffer_size_hint in plan_model.h), 0 when num_max_tokens_per_rank or hidden is not set. @throws

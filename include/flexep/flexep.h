@@ -12,6 +12,7 @@
 #include "flexep/error.h"
 #include "flexep/event.h"
 #include "flexep/plan_model.h"
+#include "flexep/registered_memory.h"
 #include "flexep/row_collectives.h"
 #include "flexep/tensor.h"
 #include "flexep/types.h"

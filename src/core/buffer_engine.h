@@ -24,6 +24,8 @@ class BufferEngine {
   virtual void barrier() = 0;
   virtual void check() = 0;
 
+  /// The registration, which ends with its last reference.
+  virtual std::shared_ptr<void> register_memory(void* memory, std::size_t num_bytes) = 0;
   virtual Tensor empty(const Shape& shape, DType dtype) = 0;
   virtual BufferCounters counters() const = 0;
   virtual std::int64_t arena_bytes() const = 0;

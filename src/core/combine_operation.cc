@@ -7,6 +7,8 @@ CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std:
     : engine_(engine), args_(args), sequence_number_(sequence_number) {
   try {
     request_ = resolve_combine(args_, engine_.context);
+    registrations_ = {engine_.registrations->hold(args_.x.data()),
+                      engine_.registrations->hold(args_.topk_weights.data())};
     make_outputs();
   } catch (...) {
     refusal_ = std::current_exception();
@@ -48,18 +50,25 @@ void CombineOperation::run() {
   engine_.count([](BufferCounters& totals) { ++totals.num_combines; });
 }
 
-CombineOperation::Offer CombineOperation::offer(const std::byte* data, std::size_t num_bytes) {
+std::optional<CombineOperation::Offer> CombineOperation::offer_in_place(const std::byte* data,
+                                                                        std::size_t num_bytes) {
   Offer offer{.address = {}, .staged = {}, .data = data};
   if (num_bytes == 0) return offer;
-  if (const auto address = engine_.arena->locate(data, num_bytes)) {
-    offer.address = *address;
-    return offer;
-  }
-  offer.staged = engine_.arena->reserve(num_bytes);
-  engine_.backend->copy(offer.staged.data(), data, num_bytes, request_.num_sms);
-  offer.address = offer.staged.address();
-  offer.data = offer.staged.data();
+  auto address = engine_.arena->locate(data, num_bytes);
+  if (!address) address = engine_.registrations->locate(data, num_bytes);
+  if (!address) return std::nullopt;
+  offer.address = *address;
   return offer;
+}
+
+CombineOperation::Offer CombineOperation::offer(const std::byte* data, std::size_t num_bytes) {
+  if (auto in_place = offer_in_place(data, num_bytes)) return std::move(*in_place);
+  Offer staged;
+  staged.staged = engine_.arena->reserve(num_bytes);
+  engine_.backend->copy(staged.staged.data(), data, num_bytes, request_.num_sms);
+  staged.address = staged.staged.address();
+  staged.data = staged.staged.data();
+  return staged;
 }
 
 CombineOperation::Offer CombineOperation::offer_rows() {
@@ -68,10 +77,11 @@ CombineOperation::Offer CombineOperation::offer_rows() {
   // Not state().num_rows(): without host sync that is a bound, and nobody reads the rows beyond.
   const auto num_rows = static_cast<std::size_t>(state().receive.num_rows(do_expand));
   const std::size_t num_bytes = num_rows * request_.row_bytes;
-  const bool reduces = do_expand && engine_.config.allow_multiple_reduction;
-  if (reduces && num_bytes > 0 && !engine_.arena->locate(data, num_bytes)) {
+  if (do_expand && engine_.config.allow_multiple_reduction) {
+    if (auto in_place = offer_in_place(data, num_bytes)) return std::move(*in_place);
     // The rows have to be read anyway, so that each token's are reduced on the way.
-    Offer reduced{.address = {}, .staged = {}, .data = data};
+    Offer reduced;
+    reduced.data = data;
     reduce_into(reduced);
     return reduced;
   }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <exception>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/dispatch_state.h"
@@ -33,6 +36,7 @@ class CombineOperation {
   };
 
   void make_outputs();
+  std::optional<Offer> offer_in_place(const std::byte* data, std::size_t num_bytes);
   Offer offer(const std::byte* data, std::size_t num_bytes);
   Offer offer_rows();
   void reduce_into(Offer& rows);
@@ -47,6 +51,7 @@ class CombineOperation {
   std::uint64_t sequence_number_;
   CombineRequest request_;
   std::exception_ptr refusal_;
+  std::array<std::shared_ptr<void>, 2> registrations_;  ///< of the arguments' memory, held until the end
   Offer rows_;
   Offer weights_;
   CombineResult result_;

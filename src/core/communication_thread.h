@@ -20,17 +20,23 @@ class CommunicationThread {
   /// Finishes what has been submitted.
   ~CommunicationThread();
 
-  /// @return the end of the task; carries what it throws.
-  Event submit(std::function<void()> task);
+  /// @return the end of the task; carries what it throws. What the task holds has gone by then.
+  Event submit(std::function<void()> work);
   /// Returns when everything submitted so far has ended, in success or failure.
   void drain();
 
  private:
+  struct Task {
+    std::function<void()> work;
+    std::promise<void> end;
+  };
+
   void run();
+  static void execute(Task task);
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::packaged_task<void()>> tasks_;
+  std::deque<Task> tasks_;
   bool is_busy_ = false;
   bool is_closing_ = false;
   std::thread thread_;

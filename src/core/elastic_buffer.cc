@@ -76,6 +76,10 @@ Event ElasticBuffer::capture() {
   return Event(reached.get_future().share());
 }
 
+RegisteredMemory ElasticBuffer::register_memory(void* memory, std::size_t num_bytes) {
+  return RegisteredMemory(engine().register_memory(memory, num_bytes));
+}
+
 Tensor ElasticBuffer::empty(const Shape& shape, DType dtype) {
   return engine().empty(shape, dtype);
 }

@@ -71,6 +71,7 @@ Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_confi
       agreement(*transport),
       arena(std::make_shared<Arena>(
           transport, static_cast<std::size_t>(std::max<std::int64_t>(config.max_arena_bytes, 0)))),
+      registrations(std::make_shared<Registrations>(transport)),
       peers(*transport) {
   const ExchangeResult agreed = agreement.exchange({.name = "construct"}, [&] {
     check_config(config, rank());

@@ -11,6 +11,7 @@
 #include "core/arena.h"
 #include "core/deferred_error.h"
 #include "core/peer_memory.h"
+#include "core/registrations.h"
 #include "core/requests.h"
 #include "flexep/elastic_buffer.h"
 #include "transport/transport.h"
@@ -41,6 +42,7 @@ struct Engine {
   std::int64_t id = 0;  ///< equal on all ranks, different for every buffer of a job
   Agreement agreement;
   std::shared_ptr<Arena> arena;
+  std::shared_ptr<Registrations> registrations;
   PeerMemory peers;
   DeferredError deferred_error;
 

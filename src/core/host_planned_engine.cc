@@ -75,6 +75,10 @@ class HostPlannedEngine final : public BufferEngine {
     engine_.deferred_error.report();
   }
 
+  std::shared_ptr<void> register_memory(void* memory, std::size_t num_bytes) override {
+    return engine_.registrations->add(memory, num_bytes);
+  }
+
   Tensor empty(const Shape& shape, DType dtype) override {
     const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
     return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);

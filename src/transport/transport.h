@@ -56,6 +56,12 @@ class Transport {
   /// collective. @throws OutOfMemory, TransportError.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
 
+  /// Makes a segment of memory that the caller has: whole pages, which keep their address and contents. It
+  /// ends with the segment's last reference here; meanwhile the memory stays. Not collective.
+  /// @throws InvalidArgument for memory that is no whole pages, or that other processes cannot be given;
+  /// OutOfMemory, TransportError.
+  virtual Segment adopt_segment(std::byte* memory, std::size_t num_bytes) = 0;
+
   /// Gives the pages of a segment that this rank made back to the system; they read as zeros afterwards, on
   /// all ranks.
   virtual void discard(const Segment& segment) = 0;

@@ -29,13 +29,11 @@ class InProcessFabric final : public Fabric {
   int num_ranks() const override { return world_->num_ranks(); }
 
   Segment create_segment(std::size_t num_bytes, std::span<const int>) override {
-    auto memory = map_anonymous(num_bytes);
-    auto& directory = world_->directory();
-    const std::lock_guard lock(directory.mutex);
-    Segment segment{next_id_++, memory, num_bytes};
-    std::erase_if(directory.segments, [](const auto& entry) { return entry.second.expired(); });
-    directory.segments[{rank_, segment.id}] = memory;
-    return segment;
+    return enter(map_anonymous(num_bytes), num_bytes);
+  }
+
+  Segment adopt_segment(std::byte* memory, std::size_t num_bytes, std::span<const int>) override {
+    return enter({memory, [](std::byte*) {}}, num_bytes);
   }
 
   void discard(const Segment& segment) override {
@@ -57,6 +55,15 @@ class InProcessFabric final : public Fabric {
   }
 
  private:
+  Segment enter(std::shared_ptr<std::byte> memory, std::size_t num_bytes) {
+    auto& directory = world_->directory();
+    const std::lock_guard lock(directory.mutex);
+    std::erase_if(directory.segments, [](const auto& entry) { return entry.second.expired(); });
+    Segment segment{next_id_++, std::move(memory), num_bytes};
+    directory.segments[{rank_, segment.id}] = segment.memory;
+    return segment;
+  }
+
   std::shared_ptr<InProcessWorld> world_;
   int rank_;
   SegmentId next_id_ = 0;

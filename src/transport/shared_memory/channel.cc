@@ -10,6 +10,7 @@
 #include <numeric>
 #include <thread>
 
+#include "common/check.h"
 #include "flexep/error.h"
 #include "transport/shared_memory/attempt.h"
 
@@ -164,9 +165,25 @@ void Channel::require_same_operation(const Operation& operation) {
 
 Segment Channel::create_segment(std::size_t num_bytes) {
   require_member();
-  std::vector<int> audience;
-  for (const Member& member : members_) audience.push_back(member.world_rank);
-  return fabric_->create_segment(num_bytes, audience);
+  return fabric_->create_segment(num_bytes, world_ranks());
+}
+
+// The same memory is fit for every fabric, so that what works with threads works with processes.
+Segment Channel::adopt_segment(std::byte* memory, std::size_t num_bytes) {
+  require_member();
+  const auto page_bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  require_argument(reinterpret_cast<std::uintptr_t>(memory) % page_bytes == 0 && num_bytes > 0 &&
+                       num_bytes % page_bytes == 0,
+                   "memory",
+                   "memory on rank {} is {} bytes at {}, but must be one or more whole pages of {} bytes",
+                   rank_, num_bytes, fmt::ptr(memory), page_bytes);
+  return fabric_->adopt_segment(memory, num_bytes, world_ranks());
+}
+
+std::vector<int> Channel::world_ranks() const {
+  std::vector<int> ranks;
+  for (const Member& member : members_) ranks.push_back(member.world_rank);
+  return ranks;
 }
 
 std::shared_ptr<std::byte> Channel::map_segment(int rank, SegmentId id) {

@@ -36,6 +36,7 @@ class Channel final : public Transport {
 
   Gathered all_gather(std::span<const std::byte> mine, const Operation& requested) override;
   Segment create_segment(std::size_t num_bytes) override;
+  Segment adopt_segment(std::byte* memory, std::size_t num_bytes) override;
   void discard(const Segment& segment) override { fabric_->discard(segment); }
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override;
   std::shared_ptr<Transport> split(int color, int key) override;
@@ -53,6 +54,8 @@ class Channel final : public Transport {
 
   Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank,
           std::vector<Member> members);
+
+  std::vector<int> world_ranks() const;
 
   // One exchange: at most a slot's capacity of every rank's message, beginning at `offset`.
   void exchange(std::span<const std::byte> mine, std::size_t offset, const Operation& operation);

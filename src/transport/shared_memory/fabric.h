@@ -24,6 +24,10 @@ class Fabric {
   /// Memory that the ranks of `audience` (this rank among them or not) can map until its last reference here
   /// is gone. @throws OutOfMemory, TransportError when a rank of the audience cannot be told.
   virtual Segment create_segment(std::size_t num_bytes, std::span<const int> audience) = 0;
+  /// Makes a segment of whole pages that the caller has, where they lie. The pages are the caller's alone
+  /// again when its last reference here is gone. @throws as create_segment; InvalidArgument for pages that
+  /// cannot be shared.
+  virtual Segment adopt_segment(std::byte* memory, std::size_t num_bytes, std::span<const int> audience) = 0;
   /// Gives the pages of a segment that this rank made back to the system.
   virtual void discard(const Segment& segment) = 0;
   /// Once for each segment of another rank. @throws TransportError when that rank has no such segment or is

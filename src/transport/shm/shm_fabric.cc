@@ -19,6 +19,7 @@
 #include "common/deadline.h"
 #include "flexep/error.h"
 #include "transport/shared_memory/mapped_memory.h"
+#include "transport/shm/adopted_pages.h"
 #include "transport/shm/rendezvous.h"
 
 namespace flexep {
@@ -76,10 +77,17 @@ class ShmFabric final : public Fabric, public std::enable_shared_from_this<ShmFa
     const FileDescriptor fd = make_memory(num_bytes);
     const SegmentNotice notice{.id = next_id_++, .num_bytes = num_bytes};
     auto memory = retract_at_end(map_shared(fd.get(), num_bytes), notice.id, audience);
-    for (const int rank : audience) {
-      if (rank != rank_) announce(rank, notice, fd);
-    }
+    announce_to_all(audience, notice, fd);
     return {notice.id, std::move(memory), num_bytes};
+  }
+
+  Segment adopt_segment(std::byte* memory, std::size_t num_bytes, std::span<const int> audience) override {
+    auto pages = std::make_shared<AdoptedPages>(make_memory(num_bytes), memory, num_bytes);
+    const FileDescriptor& fd = pages->fd();
+    const SegmentNotice notice{.id = next_id_++, .num_bytes = num_bytes};
+    auto adopted = retract_at_end({std::move(pages), memory}, notice.id, audience);
+    announce_to_all(audience, notice, fd);
+    return {notice.id, std::move(adopted), num_bytes};
   }
 
   void discard(const Segment& segment) override { discard_shared(segment.memory.get(), segment.num_bytes); }
@@ -121,6 +129,12 @@ class ShmFabric final : public Fabric, public std::enable_shared_from_this<ShmFa
   const FileDescriptor& link(int rank) const { return links_[static_cast<std::size_t>(rank)]; }
   bool is_gone(int rank) const {
     return is_hung_up(link(rank)) || has_ended(processes_[static_cast<std::size_t>(rank)]);
+  }
+
+  void announce_to_all(std::span<const int> audience, const SegmentNotice& notice, const FileDescriptor& fd) {
+    for (const int rank : audience) {
+      if (rank != rank_) announce(rank, notice, fd);
+    }
   }
 
   void announce(int rank, const SegmentNotice& notice, const FileDescriptor& fd) {
