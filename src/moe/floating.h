@@ -12,25 +12,21 @@ namespace flexep::moe {
 
 /// The type in which arithmetic on T is done.
 template <typename T>
-using Wide = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
+using Wide = std::conditional_t<std::is_floating_point_v<T>, T, float>;
 
-/// Between any two of bf16, fp32 and fp64.
+/// Between any two of bf16, fp16, fp32 and fp64.
 template <typename To, typename From>
 To convert(From value) {
   return static_cast<To>(static_cast<Wide<To>>(static_cast<Wide<From>>(value)));
 }
 
 /// Calls visitor(T{}) with the element type of `dtype`. @throws InvalidArgument for `argument` when it is not
-/// bf16, fp32 or fp64.
+/// bf16, fp16, fp32 or fp64.
 template <typename Visitor>
 void visit_floating(DType dtype, const char* argument, Visitor&& visitor) {
-  const bool has_type = visit_summable(dtype, [&]<typename T>(T element) {
-    if constexpr (!std::is_same_v<T, Float16>) visitor(element);
-  });
-  if (!has_type || dtype == DType::kFloat16) {
-    throw InvalidArgument(argument,
-                          fmt::format("{} must be bf16, fp32 or fp64, not {}", argument, name_of(dtype)));
-  }
+  if (visit_summable(dtype, visitor)) return;
+  throw InvalidArgument(argument,
+                        fmt::format("{} must be bf16, fp16, fp32 or fp64, not {}", argument, name_of(dtype)));
 }
 
 /// The same values as another floating type, rounded to nearest even; the tensor itself when it has that

@@ -33,7 +33,7 @@ void check_dtype(const MoeConfig& config, DType dtype) {
   const bool is_double = config.params_dtype == DType::kFloat64;
   require_argument((dtype == DType::kFloat64) == is_double, "hidden",
                    "with params_dtype {} hidden must be {}, not {}", name_of(config.params_dtype),
-                   is_double ? "fp64" : "bf16 or fp32", name_of(dtype));
+                   is_double ? "fp64" : "bf16, fp16 or fp32", name_of(dtype));
 }
 
 }  // namespace

@@ -10,6 +10,8 @@ double value_at(const Tensor& tensor, std::size_t i) {
   switch (tensor.dtype()) {
     case DType::kBFloat16:
       return static_cast<float>(tensor.data<BFloat16>()[i]);
+    case DType::kFloat16:
+      return static_cast<float>(tensor.data<Float16>()[i]);
     case DType::kFloat32:
       return tensor.data<float>()[i];
     case DType::kFloat64:
@@ -18,7 +20,6 @@ double value_at(const Tensor& tensor, std::size_t i) {
       return tensor.data<std::int32_t>()[i];
     case DType::kInt64:
       return static_cast<double>(tensor.data<std::int64_t>()[i]);
-    case DType::kFloat16:
     case DType::kFloat8E4M3:
     case DType::kUInt8:
     case DType::kInt8:

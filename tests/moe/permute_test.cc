@@ -74,6 +74,7 @@ TEST(PermuteTest, UnpermuteRoundsAfterEachAddition) {
   // 256 + 1 is 256 in bf16, so 256 + 1 + 1 is too: one rounding at the end would give 258.
   const std::vector<BFloat16> rows{BFloat16(256.0f), BFloat16(1.0f), BFloat16(1.0f)};
   const Permutation permutation{.sorted_indices = tensor_of<std::int32_t>({3}, {0, 0, 0}),
+                                .sorted_experts = tensor_of<std::int32_t>({3}, {0, 1, 2}),
                                 .tokens_per_expert = {1, 1, 1},
                                 .num_rows = 1};
   const Tensor sum = unpermute(tensor_of<BFloat16>({3, 1}, rows), permutation);

@@ -80,7 +80,7 @@ class MoeLayer {
   MoeLayer(const MoeConfig& config, std::shared_ptr<ExpertParallelGroup> group, std::uint64_t seed);
 
   /// Collective.
-  /// @param hidden  [T, H] or [S, B, H], bf16 or fp32 (params_dtype fp32) or fp64 (params_dtype fp64); T may
+  /// @param hidden  [T, H] or [S, B, H], bf16, fp16 or fp32 (params_dtype fp32) or fp64 (params_dtype fp64); T may
   /// differ between ranks and be 0.
   /// @throws InvalidArgument that names `hidden` or `expert_permutation`; what the dispatcher's steps throw.
   MoeForward forward(const Tensor& hidden, const MoeForwardOptions& options = {});

@@ -14,7 +14,7 @@ namespace flexep::moe::reference {
 using Row = std::vector<double>;
 using Matrix = std::vector<Row>;  ///< [rows][columns]
 
-/// A tensor [rows, columns], bf16, fp32 or fp64, and an fp64 tensor of a matrix.
+/// A tensor [rows, columns], bf16, fp16, fp32 or fp64, and an fp64 tensor of a matrix.
 Matrix to_matrix(const Tensor& tensor);
 Tensor to_tensor(const Matrix& matrix, std::int64_t num_columns);
 

@@ -14,7 +14,7 @@ namespace flexep::moe {
 /// be left out of the backward.
 template <typename T>
 struct RoutedTokens {
-  T hidden;  ///< [rows, H], bf16, fp32 or fp64
+  T hidden;  ///< [rows, H], bf16, fp16, fp32 or fp64
   T probs;   ///< fp32 or fp64; [rows, experts] before, [rows, columns] during, and [rows] after a dispatch
 };
 
