@@ -78,7 +78,9 @@ PermuteResult permute(const Tokens& tokens, const Tensor& routing_map, const Per
       probs.data<T>()[permuted] = row_of<T>(all_probs, source)[expert];
     });
   });
-  Tensor hidden = gather_rows(tokens.hidden.contiguous(), permutation, {});
+  const Shape shape{permutation.sorted_indices.size(0), tokens.hidden.size(1)};
+  const Tensor out = options.memory ? options.memory(shape, tokens.hidden.dtype()) : Tensor();
+  Tensor hidden = gather_rows(tokens.hidden.contiguous(), permutation, out);
   return {.tokens = {.hidden = hidden, .probs = probs}, .permutation = std::move(permutation)};
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -28,6 +29,8 @@ struct PermuteOptions {
   bool drop_and_pad = false;
   /// Rows of zeros, with prob 0, follow each expert's up to a multiple of this; 0 or 1 = none.
   int align_size = 0;
+  /// Makes the memory that the rows [N, H] are written to; absent = memory of our own.
+  std::function<Tensor(const Shape& shape, DType dtype)> memory;
 };
 
 struct PermuteResult {
