@@ -1,40 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/flex_token_dispatcher.h"
 
-#include "common/check.h"
+#include "moe/dispatch_arguments.h"
 #include "moe/flatten.h"
-#include "moe/virtual_experts.h"
 
 namespace flexep::moe {
-namespace {
-
-void check_probs(const MoeConfig& config, std::int64_t num_tokens, const Tensor& probs,
-                 const Tensor& routing_map) {
-  const Shape expected{num_tokens, config.num_moe_experts};
-  require_argument(
-      probs.shape() == expected && (probs.dtype() == DType::kFloat32 || probs.dtype() == DType::kFloat64),
-      "probs", "probs must be fp32 or fp64 {}, not {} {}", expected.to_string(), name_of(probs.dtype()),
-      probs.shape().to_string());
-  require_argument(routing_map.shape() == expected && routing_map.dtype() == DType::kInt32, "routing_map",
-                   "routing_map must be int32 {}, not {} {}", expected.to_string(),
-                   name_of(routing_map.dtype()), routing_map.shape().to_string());
-}
-
-}  // namespace
 
 Tokens FlexTokenDispatcher::dispatch_preprocess(const Tokens& tokens, const Tensor& routing_map) {
-  const Tensor hidden = flatten_tokens(tokens.hidden, config_.hidden_size);
-  check_probs(config_, hidden.size(0), tokens.probs, routing_map);
+  const Tensor hidden = flatten_tokens(tokens.hidden, config_.dispatched_hidden_size());
+  check_routing(config_, hidden.size(0), tokens.probs, routing_map);
   hidden_shape_ = tokens.hidden.shape();
   return {.hidden = hidden,
-          .probs = backend_->setup_metadata(to_virtual_experts(config_, tokens.probs.contiguous()))};
+          .probs = backend_->setup_metadata(tokens.probs.contiguous(), routing_map.contiguous())};
 }
 
-Tokens FlexTokenDispatcher::token_dispatch(const Tokens& tokens) {
-  return backend_->dispatch(tokens);
+Tokens FlexTokenDispatcher::token_dispatch(const Tokens& tokens, const AsyncOptions& options) {
+  return backend_->dispatch(tokens, options);
 }
 
 GroupedTokens FlexTokenDispatcher::dispatch_postprocess(const Tokens& tokens) {
+  backend_->wait();
   return backend_->permute(tokens);
 }
 
@@ -42,16 +27,17 @@ Tensor FlexTokenDispatcher::combine_preprocess(const Tensor& hidden) {
   return backend_->unpermute(hidden);
 }
 
-Tensor FlexTokenDispatcher::token_combine(const Tensor& hidden) {
-  return backend_->combine(hidden);
+Tensor FlexTokenDispatcher::token_combine(const Tensor& hidden, const AsyncOptions& options) {
+  return backend_->combine(hidden, options);
 }
 
 Tensor FlexTokenDispatcher::combine_postprocess(const Tensor& hidden) {
+  backend_->wait();
   return hidden.reshape(hidden_shape_);
 }
 
 Gradient<Tensor> FlexTokenDispatcher::combine_postprocess_backward(const Gradient<Tensor>& grad) {
-  return flatten_tokens(grad, config_.hidden_size);
+  return flatten_tokens(grad, config_.dispatched_hidden_size());
 }
 
 Gradient<Tensor> FlexTokenDispatcher::token_combine_backward(const Gradient<Tensor>& grad) {
@@ -59,6 +45,7 @@ Gradient<Tensor> FlexTokenDispatcher::token_combine_backward(const Gradient<Tens
 }
 
 Gradient<Tensor> FlexTokenDispatcher::combine_preprocess_backward(const Gradient<Tensor>& grad) {
+  backend_->wait();
   return backend_->unpermute_backward(grad);
 }
 
@@ -71,8 +58,20 @@ TokenGradients FlexTokenDispatcher::token_dispatch_backward(const TokenGradients
 }
 
 TokenGradients FlexTokenDispatcher::dispatch_preprocess_backward(const TokenGradients& grads) {
+  backend_->wait();
   return {.hidden = grads.hidden.value().reshape(hidden_shape_),
-          .probs = to_virtual_experts_backward(config_, backend_->setup_metadata_backward(grads.probs))};
+          .probs = backend_->setup_metadata_backward(grads.probs)};
+}
+
+void FlexTokenDispatcher::reset_transient_forward_state() {
+  backend_->reset();
+  hidden_shape_ = {};
+}
+
+Tensor* FlexTokenDispatcher::find_cudagraph_attr(std::string_view path) {
+  constexpr std::string_view kBackend = "_comm_manager.";
+  if (!path.starts_with(kBackend)) return nullptr;
+  return backend_->find_cudagraph_attr(path.substr(kBackend.size()));
 }
 
 }  // namespace flexep::moe

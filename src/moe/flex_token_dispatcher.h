@@ -8,18 +8,18 @@
 
 namespace flexep::moe {
 
-/// Megatron's flex dispatcher: makes one flat group of experts out of expert and tensor parallelism, and
-/// leaves the rest to a backend.
+/// Megatron's flex dispatcher: expert and tensor parallel ranks are one flat group, in which a backend moves
+/// the tokens.
 class FlexTokenDispatcher final : public TokenDispatcher {
  public:
   FlexTokenDispatcher(const MoeConfig& config, std::unique_ptr<FlexBackend> backend)
       : config_(config), backend_(std::move(backend)) {}
 
   Tokens dispatch_preprocess(const Tokens& tokens, const Tensor& routing_map) override;
-  Tokens token_dispatch(const Tokens& tokens) override;
+  Tokens token_dispatch(const Tokens& tokens, const AsyncOptions& options) override;
   GroupedTokens dispatch_postprocess(const Tokens& tokens) override;
   Tensor combine_preprocess(const Tensor& hidden) override;
-  Tensor token_combine(const Tensor& hidden) override;
+  Tensor token_combine(const Tensor& hidden, const AsyncOptions& options) override;
   Tensor combine_postprocess(const Tensor& hidden) override;
 
   Gradient<Tensor> combine_postprocess_backward(const Gradient<Tensor>& grad) override;
@@ -30,6 +30,11 @@ class FlexTokenDispatcher final : public TokenDispatcher {
   TokenGradients dispatch_preprocess_backward(const TokenGradients& grads) override;
 
   Tensor empty_expert_rows() override { return backend_->empty_expert_rows(); }
+  std::optional<bool> check_over_budget() const override { return backend_->check_over_budget(); }
+  void reset_transient_forward_state() override;
+
+ protected:
+  Tensor* find_cudagraph_attr(std::string_view path) override;
 
  private:
   MoeConfig config_;

@@ -71,7 +71,8 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
   const auto local =
       dispatcher->dispatch_preprocess({.hidden = hidden, .probs = permute_experts(routed.probs, permutation)},
                                       permute_experts(routed.routing_map, permutation));
-  const auto received = timed(seconds_.dispatch, [&] { return dispatcher->token_dispatch(local); });
+  const auto received =
+      timed(seconds_.dispatch, [&] { return dispatcher->token_dispatch(local, kSynchronous); });
   const auto grouped = dispatcher->dispatch_postprocess(received);
 
   auto experts = timed(seconds_.experts, [&] {
@@ -79,7 +80,8 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
   });
 
   const auto partial = dispatcher->combine_preprocess(experts.output);
-  const auto combined = timed(seconds_.combine, [&] { return dispatcher->token_combine(partial); });
+  const auto combined =
+      timed(seconds_.combine, [&] { return dispatcher->token_combine(partial, kSynchronous); });
   const auto output = dispatcher->combine_postprocess(combined);
 
   auto state = std::make_unique<MoeContext::State>(MoeContext::State{.expert_permutation = permutation,

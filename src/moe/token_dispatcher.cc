@@ -2,33 +2,27 @@
 #include "flexep/moe/token_dispatcher.h"
 
 #include "common/check.h"
-#include "moe/deepepv2_backend.h"
+#include "moe/allgather_token_dispatcher.h"
+#include "moe/alltoall_token_dispatcher.h"
+#include "moe/flex_backends.h"
 #include "moe/flex_token_dispatcher.h"
 
 namespace flexep::moe {
-namespace {
 
-std::unique_ptr<FlexBackend> make_deepepv2_backend(const MoeConfig& config,
-                                                   std::shared_ptr<ExpertParallelGroup> group) {
-  if (config.moe_permute_fusion) return std::make_unique<DeepEpV2ExpandedBackend>(config, std::move(group));
-  return std::make_unique<DeepEpV2CompactBackend>(config, std::move(group));
+Tensor TokenDispatcher::get_cudagraph_attr(std::string_view path) {
+  const Tensor* attr = find_cudagraph_attr(path);
+  return attr != nullptr ? *attr : Tensor();
 }
 
-std::unique_ptr<FlexBackend> make_flex_backend(const MoeConfig& config,
-                                               std::shared_ptr<ExpertParallelGroup> group) {
-  switch (config.flex_dispatcher_backend()) {
-    case FlexDispatcherBackend::kDeepEpV2:
-      return make_deepepv2_backend(config, std::move(group));
-    case FlexDispatcherBackend::kDeepEp:
-    case FlexDispatcherBackend::kHybridEp:
-    case FlexDispatcherBackend::kNcclEp:
-      break;
-  }
-  throw InvalidArgument("moe_flex_dispatcher_backend",
-                        "this moe_flex_dispatcher_backend is not available yet");
+void TokenDispatcher::set_cudagraph_attr(std::string_view path, const Tensor& value) {
+  Tensor* attr = find_cudagraph_attr(path);
+  require_argument(attr != nullptr, "path", "the dispatcher has no attribute at path \"{}\"", path);
+  *attr = value;
 }
 
-}  // namespace
+Tensor* TokenDispatcher::find_cudagraph_attr(std::string_view) {
+  return nullptr;
+}
 
 std::unique_ptr<TokenDispatcher> make_token_dispatcher(const MoeConfig& config,
                                                        std::shared_ptr<ExpertParallelGroup> group) {
@@ -39,13 +33,14 @@ std::unique_ptr<TokenDispatcher> make_token_dispatcher(const MoeConfig& config,
       "expert_model_parallel_size {} times expert_tensor_parallel_size {} must be the number of ranks, {}",
       config.expert_model_parallel_size, config.expert_tensor_parallel_size, num_ranks);
   switch (config.moe_token_dispatcher_type) {
+    case TokenDispatcherType::kAllGather:
+      return std::make_unique<AllGatherTokenDispatcher>(config, std::move(group));
+    case TokenDispatcherType::kAllToAll:
+      return std::make_unique<AllToAllTokenDispatcher>(config, std::move(group));
     case TokenDispatcherType::kFlex:
       return std::make_unique<FlexTokenDispatcher>(config, make_flex_backend(config, std::move(group)));
-    case TokenDispatcherType::kAllGather:
-    case TokenDispatcherType::kAllToAll:
-      break;
   }
-  throw InvalidArgument("moe_token_dispatcher_type", "this moe_token_dispatcher_type is not available yet");
+  throw InvalidArgument("moe_token_dispatcher_type", "moe_token_dispatcher_type is no enumerator");
 }
 
 }  // namespace flexep::moe

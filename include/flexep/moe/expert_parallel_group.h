@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+
+#include "flexep/communicator.h"
+#include "flexep/elastic_buffer.h"
+#include "flexep/row_collectives.h"
+
+namespace flexep::moe {
+
+/// What the ranks of a layer exchange rows with when the dispatcher is alltoall or allgather.
+struct RankCollectives {
+  RowCollectives all;              ///< every rank, by member index
+  RowCollectives expert_parallel;  ///< the ranks with this rank's tp_idx, by ep_idx
+  RowCollectives tensor_parallel;  ///< the ranks with this rank's ep_idx, by tp_idx
+};
+
+/// What flex backends remember of a group from one microbatch to the next.
+struct FlexState {
+  /// (token, expert) pairs that this rank had no room for, over all dispatches of hybridep and ncclep.
+  std::int64_t num_dropped_pairs = 0;
+  /// hybridep: whether a dispatch since the last reset_over_budget() dropped any of them.
+  bool over_budget = false;
+  /// ncclep: the largest number of tokens that it has made room for, equal on all ranks.
+  std::int64_t num_max_tokens = 0;
+};
+
+/// The ranks that share a layer's experts, and what moves tokens between them. Made once, shared by every MoE
+/// layer.
+///
+/// Member index = ep_idx * expert_tensor_parallel_size + tp_idx. Used by one thread at a time. There is one
+/// buffer for as long as the group lives: its memory follows what arrives, and what ranks have to agree on
+/// they agree on in each exchange, so that token counts may differ between ranks, change and grow as they
+/// like.
+class ExpertParallelGroup {
+ public:
+  /// Collective over `comm`. @throws what ElasticBuffer throws.
+  explicit ExpertParallelGroup(const Communicator& comm) : comm_(comm.duplicate()), buffer_(comm) {}
+
+  Communicator& comm() { return comm_; }
+  ElasticBuffer& buffer() { return buffer_; }
+  /// Collective when it is asked for a tensor parallel size for the first time, local afterwards.
+  RankCollectives& collectives(int expert_tensor_parallel_size);
+
+  FlexState& flex_state() { return flex_state_; }
+  /// Lowers the flag that TokenDispatcher::check_over_budget returns. Local.
+  void reset_over_budget() { flex_state_.over_budget = false; }
+
+ private:
+  Communicator comm_;
+  ElasticBuffer buffer_;
+  std::map<int, RankCollectives> collectives_;  // by tensor parallel size
+  FlexState flex_state_;
+};
+
+}  // namespace flexep::moe

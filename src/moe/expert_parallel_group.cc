@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexep/moe/expert_parallel_group.h"
+
+#include <utility>
+
+namespace flexep::moe {
+
+RankCollectives& ExpertParallelGroup::collectives(int expert_tensor_parallel_size) {
+  const auto found = collectives_.find(expert_tensor_parallel_size);
+  if (found != collectives_.end()) return found->second;
+  const int tp_idx = comm_.rank() % expert_tensor_parallel_size;
+  const int ep_idx = comm_.rank() / expert_tensor_parallel_size;
+  RankCollectives made{.all = RowCollectives(comm_),
+                       .expert_parallel = RowCollectives(comm_.split(tp_idx, ep_idx)),
+                       .tensor_parallel = RowCollectives(comm_.split(ep_idx, tp_idx))};
+  return collectives_.emplace(expert_tensor_parallel_size, std::move(made)).first->second;
+}
+
+}  // namespace flexep::moe
