@@ -44,7 +44,7 @@ class Late {
   std::promise<void> promise_;
   std::shared_future<void> moment_ = promise_.get_future().share();
   std::thread thread_{[this] {
-    std::this_thread::sleep_for(40ms);
+    std::this_thread::sleep_for(60ms);
     promise_.set_value();
   }};
 };
@@ -66,8 +66,10 @@ TEST(ArenaHazardsTest, CombineReturnsOnlyWhenEveryRankHasReadItsRows) {
   });
 }
 
-// Takes memory of this shape, what has become free first, and spoils it.
+// Takes memory of this shape, what has become free first, and spoils it; not before the operation in flight
+// has come to where it waits for the late rank.
 std::vector<Tensor> spoil_free_memory(ElasticBuffer& buffer, const Shape& shape) {
+  std::this_thread::sleep_for(15ms);
   std::vector<Tensor> taken;
   for (int i = 0; i < 4; ++i) {
     taken.push_back(buffer.empty(shape, DType::kFloat32));
