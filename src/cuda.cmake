@@ -6,3 +6,12 @@ flexep_layer(kernels/cuda
   SOURCES combine.cu dispatch.cu kernels.cu refusal.cu
   USES routing common
   LINKS CUDA::cudart_static)
+flexep_layer(backend/cuda
+  SOURCES boundary.cc check_cuda.cc device_arena.cc device_range.cc driver_api.cc peer_ranges.cc result_slots.cc stream.cc
+  USES kernels/cuda transport routing common
+  LINKS CUDA::cudart_static fmt::fmt Threads::Threads)
+flexep_layer(cuda_engine
+  SOURCES combine.cc dense_copy.cc device_group.cc device_planned_engine.cc dispatch.cc flight.cc handle_state.cc operation.cc
+    verdict_errors.cc
+  USES core backend/cuda kernels/cuda backend transport routing common
+  LINKS CUDA::cudart_static fmt::fmt Threads::Threads)

@@ -89,6 +89,13 @@ class TransportError : public Error {
   std::vector<int> failed_ranks_;
 };
 
+/// The CUDA driver or runtime refused something that is not memory, or a kernel failed. The GPU may be
+/// unusable for this process.
+class CudaError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Memory could not be had; what() says what was asked for and what would fit.
 class OutOfMemory : public Error {
  public:

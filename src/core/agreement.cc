@@ -65,18 +65,10 @@ void throw_if_refused(const Operation& operation, Gathered all, std::span<const 
 
 void throw_if_different(const Operation& operation, std::span<const ExchangeHeader> headers) {
   for (std::size_t i = 0; i < kNumFields; ++i) {
-    const auto value_of = [i](const ExchangeHeader& header) { return header.fingerprint[i]; };
-    const std::int64_t first = value_of(headers[0]);
-    if (std::all_of(headers.begin(), headers.end(),
-                    [&](const auto& header) { return value_of(header) == first; })) {
-      continue;
-    }
-    std::vector<std::string> values;
-    for (const auto& header : headers)
-      values.push_back(describe_value(static_cast<Field>(i), value_of(header)));
-    const auto what = fmt::format("{}: ranks disagree on {}: {} (by rank)", operation.name, kFieldNames[i],
-                                  fmt::join(values, ", "));
-    throw CollectiveMismatch(kFieldNames[i], std::move(values), what);
+    std::vector<std::int64_t> values;
+    for (const auto& header : headers) values.push_back(header.fingerprint[i]);
+    if (std::ranges::count(values, values[0]) == std::ssize(values)) continue;
+    std::rethrow_exception(mismatch_error(operation.name, static_cast<Field>(i), values));
   }
 }
 
@@ -89,6 +81,16 @@ std::vector<ExchangeHeader> headers_of(Gathered all) {
 }
 
 }  // namespace
+
+std::exception_ptr mismatch_error(std::string_view operation, Field field,
+                                  std::span<const std::int64_t> values) {
+  std::vector<std::string> texts;
+  for (const std::int64_t value : values) texts.push_back(describe_value(field, value));
+  const char* const name = kFieldNames[static_cast<std::size_t>(field)];
+  const auto what =
+      fmt::format("{}: ranks disagree on {}: {} (by rank)", operation, name, fmt::join(texts, ", "));
+  return std::make_exception_ptr(CollectiveMismatch(name, std::move(texts), what));
+}
 
 void Agreement::refuse(const Operation& operation, std::string_view reason) {
   ExchangeHeader header;

@@ -32,6 +32,10 @@ enum class Field {
 };
 inline constexpr std::size_t kNumFields = 14;
 
+/// The error of ranks that have different values, by rank, in a field.
+std::exception_ptr mismatch_error(std::string_view operation, Field field,
+                                  std::span<const std::int64_t> values);
+
 /// The head of what a rank says in an exchange. Travels as it is.
 struct ExchangeHeader {
   std::array<std::int64_t, kNumFields> fingerprint{};

@@ -36,4 +36,8 @@ class BufferEngine {
 std::unique_ptr<BufferEngine> make_host_planned_engine(const Communicator& comm,
                                                        const ElasticBufferConfig& config);
 
+/// A GPU counts, plans and moves. @throws InvalidArgument in a build without CUDA.
+std::unique_ptr<BufferEngine> make_device_planned_engine(const Communicator& comm,
+                                                         const ElasticBufferConfig& config);
+
 }  // namespace flexep

@@ -29,6 +29,8 @@ struct DispatchState {
   int num_tokens = 0;        ///< T
   ReceiveSize size;          ///< of this rank's outputs
   Tensor recv_src_metadata;  ///< int32 [size.num_recv_tokens, K + 2]
+  Tensor
+      device_plan;  ///< opaque, in the memory of a device that plans for itself; instead of `send`'s arrays
 
   // Not read before is_planned: without host sync the communication thread writes them after the caller has
   // the handle.

@@ -15,10 +15,9 @@ std::unique_ptr<BufferEngine> make_engine(const Communicator& comm, const Elasti
     case Device::Type::kHost:
       return make_host_planned_engine(comm, config);
     case Device::Type::kCuda:
-      break;
+      return make_device_planned_engine(comm, config);
   }
-  throw InvalidArgument(
-      "device", fmt::format("device is {}, but this build of flexep has no CUDA", config.device.to_string()));
+  return nullptr;
 }
 
 }  // namespace

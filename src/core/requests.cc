@@ -124,6 +124,9 @@ RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context
 
 void check_handle(const DispatchHandle& handle, const RankContext& context) {
   const DispatchState& state = handle.state();
+  require_argument(state.recv_src_metadata.device() == context.device, "handle",
+                   "the handle on rank {} was made on {}, but the buffer works on {}", context.rank,
+                   state.recv_src_metadata.device().to_string(), context.device.to_string());
   require_argument(state.rank == context.rank && state.shape.num_ranks == context.num_ranks, "handle",
                    "the handle on rank {} of {} was made by rank {} of {}", context.rank, context.num_ranks,
                    state.rank, state.shape.num_ranks);

@@ -4,6 +4,7 @@
 # as those of the standard library are, nor "flexep/...".
 
 file(GLOB_RECURSE headers "${INCLUDE_DIR}/*.h")
+list(REMOVE_ITEM headers "${INCLUDE_DIR}/flexep/cuda.h")  # the one that meets CUDA
 foreach(header IN LISTS headers)
   file(STRINGS "${header}" includes REGEX "^ *# *include")
   foreach(include IN LISTS includes)

@@ -47,9 +47,9 @@ class Reporter {
 /// Every rank learns every outcome; rank 0 reports them.
 void run_rank(const Communicator& comm, const GroupPlan& group, const Tally& tally) {
   if (comm.rank() == 0) {
-    conformance::run_cases(comm, group.cases, Reporter(group, tally));
+    conformance::run_cases(comm, group.device, group.cases, Reporter(group, tally));
   } else {
-    conformance::run_cases(comm, group.cases, [](const conformance::CaseOutcome&) {});
+    conformance::run_cases(comm, group.device, group.cases, [](const conformance::CaseOutcome&) {});
   }
 }
 
@@ -122,7 +122,7 @@ void add_check_command(CLI::App& app, Runner& runner) {
   auto* command = app.add_subcommand(
       "check", "Holds random dispatches and combines on this machine against the reference");
   auto options = std::make_shared<CheckOptions>();
-  command->add_option("--device", options->device, "cpu")->capture_default_str();
+  command->add_option("--device", options->device, "cpu or cuda")->capture_default_str();
   command->add_option("--transport", options->transport, "in_process, shm or all")->capture_default_str();
   command->add_option("--ranks", options->num_ranks, "Numbers of ranks; cases are shared out to them")
       ->delimiter(',')

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "command.h"
+#include "device.h"
 
 namespace flexep::tool {
 namespace {
@@ -11,8 +12,6 @@ namespace {
 constexpr int kMaxRanks = 256;
 
 void require_usable(const CheckOptions& options) {
-  if (options.device == "cuda") throw NotAvailable("--device cuda: this build has no CUDA backend");
-  if (options.device != "cpu") throw UsageError(fmt::format("--device {}: not one of cpu", options.device));
   if (options.num_cases < 1) throw UsageError(fmt::format("--cases {}: at least one", options.num_cases));
   for (const int num_ranks : options.num_ranks) {
     if (num_ranks >= 1 && num_ranks <= kMaxRanks) continue;
@@ -30,7 +29,7 @@ std::vector<std::string> transports(const std::string& name) {
 
 GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, int num_ranks) {
   require_usable(options);
-  GroupPlan group{.transport = transport, .num_ranks = num_ranks};
+  GroupPlan group{.device = device_of(options.device), .transport = transport, .num_ranks = num_ranks};
   group.cases = {.seed = options.seed,
                  .first = options.first_case,
                  .stride = options.case_stride,
@@ -59,12 +58,13 @@ std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
 }
 
 std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx) {
-  return fmt::format("flexep check --device cpu --transport {} --ranks {} --seed {} --case {}",
-                     group.transport, group.num_ranks, group.cases.seed, case_idx);
+  return fmt::format("flexep check --device {} --transport {} --ranks {} --seed {} --case {}",
+                     name_of(group.device), group.transport, group.num_ranks, group.cases.seed, case_idx);
 }
 
 std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd) {
   return {"check",
+          fmt::format("--device={}", name_of(group.device)),
           fmt::format("--transport={}", group.transport),
           fmt::format("--cases={}", group.cases.num_cases),
           fmt::format("--seed={}", group.cases.seed),

@@ -26,6 +26,7 @@ struct CheckOptions {
 
 /// A kind of group and the cases that it runs.
 struct GroupPlan {
+  Device device;
   std::string transport;
   int num_ranks = 1;
   conformance::CaseRange cases;

@@ -13,14 +13,15 @@ namespace {
 /// One case on one rank: its buffer, its part of the data, its findings.
 class CaseOnRank {
  public:
-  CaseOnRank(const CaseSpec& spec, const ExpectedResults& expected, int rank, ElasticBuffer& buffer,
-             Findings& findings)
+  CaseOnRank(const CaseSpec& spec, const ExpectedResults& expected, int rank, const Placement& placement,
+             ElasticBuffer& buffer, Findings& findings)
       : spec_(spec),
         expected_(expected),
         rank_(static_cast<std::size_t>(rank)),
+        placement_(placement),
         buffer_(buffer),
         findings_(findings),
-        stats_(Tensor::zeros({spec.num_experts / spec.num_ranks()}, DType::kInt32)) {}
+        stats_(placement.put(Tensor::zeros({spec.num_experts / spec.num_ranks()}, DType::kInt32))) {}
 
   DispatchResult dispatch();
   void dispatch_cached(const DispatchHandle& handle);
@@ -47,6 +48,7 @@ class CaseOnRank {
   const CaseSpec& spec_;
   const ExpectedResults& expected_;
   std::size_t rank_;
+  const Placement& placement_;
   ElasticBuffer& buffer_;
   Findings& findings_;
   Tensor stats_;  ///< of both dispatches
@@ -76,20 +78,21 @@ Tensor spread(const Tensor& tensor, const Shape& strides, std::int64_t num_eleme
 }
 
 Tensor CaseOnRank::as_passed(const Tensor& tensor) const {
-  if (!tensor || !spec_.is_strided || tensor.num_dims() != 2) return tensor.clone();
+  if (!tensor || !spec_.is_strided || tensor.num_dims() != 2) return placement_.put(tensor.clone());
   const std::int64_t stride = tensor.size(1) + 3;
-  return spread(tensor, {stride, 1}, tensor.size(0) * stride);
+  return placement_.put(spread(tensor, {stride, 1}, tensor.size(0) * stride));
 }
 
 Tensor CaseOnRank::scales_as_passed(const Tensor& sf) const {
-  if (!sf || !spec_.is_strided) return sf.clone();
+  if (!sf || !spec_.is_strided) return placement_.put(sf.clone());
   const std::int64_t stride = sf.size(0) + 2;
-  return spread(sf, {1, stride}, sf.size(1) * stride);
+  return placement_.put(spread(sf, {1, stride}, sf.size(1) * stride));
 }
 
 void CaseOnRank::check_scales(std::string_view operation, const reference::RankOutput& expected,
                               const DispatchResult& got, const std::vector<bool>& compared) {
-  findings_.compare(fmt::format("{}, recv.sf", operation), expected.sf, got.sf.clone(), compared);
+  findings_.compare(fmt::format("{}, recv.sf", operation), expected.sf, placement_.fetch(got.sf).contiguous(),
+                    compared);
   if (!got.sf) return;
   const std::int64_t num_rows = got.sf.size(0);
   const Shape strides =
@@ -106,7 +109,7 @@ void CaseOnRank::poison_free_memory() {
   for (auto& block : blocks) {
     const auto num_elements = static_cast<std::int64_t>(received.x.num_bytes()) + 4096;
     block = buffer_.empty({std::min(num_elements, kMaxElements)}, DType::kBFloat16);
-    fill(block, 0xEE);
+    placement_.fill(block, 0xEE);
   }
 }
 
@@ -132,12 +135,13 @@ DispatchResult CaseOnRank::dispatch() {
                                                .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
-  findings_.compare("dispatch, input x", input.x, x.clone());
+  findings_.compare("dispatch, input x", input.x, placement_.fetch(x).contiguous());
   check_scales("dispatch", expected, got, compared);
   check_stats(1);
-  findings_.compare("dispatch, recv.x", expected.x, got.x, compared);
-  findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
-  findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
+  findings_.compare("dispatch, recv.x", expected.x, placement_.fetch(got.x), compared);
+  findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, placement_.fetch(got.topk_idx));
+  findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, placement_.fetch(got.topk_weights),
+                    compared);
   check_handle(got.handle);
   return got;
 }
@@ -165,7 +169,8 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
                     handle.num_recv_tokens());
   findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
   findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
-  findings_.compare("handle.topk_idx", expected_.kept_topk_idx[rank_], handle.topk_idx().clone());
+  findings_.compare("handle.topk_idx", expected_.kept_topk_idx[rank_],
+                    placement_.fetch(handle.topk_idx()).contiguous());
   findings_.compare("handle.num_dropped_tokens", expected.num_dropped_tokens, handle.num_dropped_tokens());
   findings_.compare("handle.num_recv_tokens_per_expert", counts, handle.num_recv_tokens_per_expert());
   findings_.compare("handle.num_aligned_recv_tokens_per_expert", aligned,
@@ -175,13 +180,14 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
                     handle.psum_num_recv_tokens_per_expert());
   findings_.compare("handle.psum_num_recv_tokens_per_rank", expected.psum_num_recv_tokens_per_rank,
                     handle.psum_num_recv_tokens_per_rank());
-  check_metadata(handle.recv_src_metadata());
+  check_metadata(placement_.fetch(handle.recv_src_metadata()));
 }
 
 void CaseOnRank::check_stats(int num_dispatches) {
   std::vector<std::int32_t> expected = expected_.num_routed_tokens_per_expert[rank_];
   for (std::int32_t& count : expected) count *= num_dispatches;
-  findings_.compare("cumulative_local_expert_recv_stats", expected, stats_.values<std::int32_t>());
+  findings_.compare("cumulative_local_expert_recv_stats", expected,
+                    placement_.fetch(stats_).values<std::int32_t>());
 }
 
 void CaseOnRank::check_metadata(const Tensor& metadata) {
@@ -211,10 +217,11 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
                                                .async_with_compute_stream = spec_.is_async});
   if (spec_.is_async) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
-  findings_.compare("cached dispatch, recv.x", expected.x, got.x, compared);
+  findings_.compare("cached dispatch, recv.x", expected.x, placement_.fetch(got.x), compared);
   check_scales("cached dispatch", expected, got, compared);
-  findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, got.topk_idx);
-  findings_.compare("cached dispatch, recv.topk_weights", expected.topk_weights, got.topk_weights, compared);
+  findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, placement_.fetch(got.topk_idx));
+  findings_.compare("cached dispatch, recv.topk_weights", expected.topk_weights,
+                    placement_.fetch(got.topk_weights), compared);
   check_stats(2);
   check_handle(got.handle);
 }
@@ -234,10 +241,10 @@ Tensor CaseOnRank::combine_from_arena(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.expert_outputs[rank_];
   const Tensor x = buffer_.empty(input.x.shape(), input.x.dtype());
-  if (x.num_bytes() > 0) std::memcpy(x.data(), input.x.data(), x.num_bytes());
-  const CombineResult got = combine(x, handle, input.topk_weights, input.bias);
-  findings_.compare("combine from arena memory, input x", input.x, x);
-  fill(x, 0xDD);  // allowed from now on: a rank that still reads it will show it
+  placement_.write(x, input.x);
+  const CombineResult got = combine(x, handle, placement_.put(input.topk_weights), input.bias);
+  findings_.compare("combine from arena memory, input x", input.x, placement_.fetch(x));
+  placement_.fill(x, 0xDD);  // allowed from now on: a rank that still reads it will show it
   check_combined("combine from arena memory", expected_.combined[rank_], got);
   return got.x;
 }
@@ -247,7 +254,7 @@ void CaseOnRank::combine_from_ordinary_memory(const DispatchHandle& handle) {
   const auto& input = expected_.expert_outputs[rank_];
   const Tensor x = as_passed(input.x), weights = as_passed(input.topk_weights);
   const CombineResult got = combine(x, handle, weights, input.bias);
-  if (x.is_contiguous()) fill(x, 0xDD);
+  if (x.is_contiguous()) placement_.fill(x, 0xDD);
   check_combined("combine from ordinary memory", expected_.combined[rank_], got);
 }
 
@@ -258,16 +265,18 @@ void CaseOnRank::combine_unchanged(const DispatchResult& received) {
 
 void CaseOnRank::check_combined(std::string_view operation, const reference::CombineOutput& expected,
                                 const CombineResult& got) {
-  findings_.compare(fmt::format("{}, x", operation), expected.x, got.x);
-  findings_.compare(fmt::format("{}, topk_weights", operation), expected.topk_weights, got.topk_weights);
+  findings_.compare(fmt::format("{}, x", operation), expected.x, placement_.fetch(got.x));
+  findings_.compare(fmt::format("{}, topk_weights", operation), expected.topk_weights,
+                    placement_.fetch(got.topk_weights));
 }
 
 }  // namespace
 
-CaseRunner::CaseRunner(const Communicator& comm)
+CaseRunner::CaseRunner(const Communicator& comm, Device device)
     : rank_(comm.rank()),
-      multiple_reduction_(comm, {.allow_multiple_reduction = true}),
-      single_reduction_(comm, {.allow_multiple_reduction = false}) {}
+      placement_(device),
+      multiple_reduction_(comm, {.device = device, .allow_multiple_reduction = true}),
+      single_reduction_(comm, {.device = device, .allow_multiple_reduction = false}) {}
 
 std::optional<std::string> CaseRunner::run(const CaseSpec& spec, const ExpectedResults& expected) {
   Findings findings;
@@ -285,7 +294,7 @@ std::optional<std::string> CaseRunner::run(const CaseSpec& spec, const ExpectedR
 
 void CaseRunner::run_operations(const CaseSpec& spec, const ExpectedResults& expected, Findings& findings) {
   ElasticBuffer& buffer = spec.allow_multiple_reduction ? multiple_reduction_ : single_reduction_;
-  CaseOnRank on_rank(spec, expected, rank_, buffer, findings);
+  CaseOnRank on_rank(spec, expected, rank_, placement_, buffer, findings);
   const DispatchResult received = on_rank.dispatch();
   on_rank.dispatch_cached(received.handle);
   const Tensor combined = on_rank.combine_from_arena(received.handle);
@@ -296,7 +305,9 @@ void CaseRunner::run_operations(const CaseSpec& spec, const ExpectedResults& exp
 }
 
 void CaseRunner::check_kept(Findings& findings) {
-  for (const auto& [result, copy] : kept_) findings.compare("a result of an earlier case", copy, result);
+  for (const auto& [result, copy] : kept_) {
+    findings.compare("a result of an earlier case", copy, placement_.fetch(result));
+  }
 }
 
 void CaseRunner::keep(const Tensor& result) {
@@ -304,7 +315,7 @@ void CaseRunner::keep(const Tensor& result) {
   constexpr std::size_t kMaxKeptBytes = 1
                                         << 20;  // a large one would hold a large piece of the arena for long
   if (result.num_bytes() > kMaxKeptBytes) return;
-  const Kept kept{result, result.clone()};
+  const Kept kept{result, placement_.fetch(result).clone()};
   if (kept_.size() < kNumKept) {
     kept_.push_back(kept);
   } else {

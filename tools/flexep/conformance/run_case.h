@@ -8,6 +8,7 @@
 #include "conformance/case_spec.h"
 #include "conformance/expected_results.h"
 #include "conformance/findings.h"
+#include "conformance/placement.h"
 #include "flexep/elastic_buffer.h"
 
 namespace flexep::conformance {
@@ -19,7 +20,7 @@ namespace flexep::conformance {
 class CaseRunner {
  public:
   /// Collective.
-  explicit CaseRunner(const Communicator& comm);
+  explicit CaseRunner(const Communicator& comm, Device device = Device::host());
 
   /// Dispatch, cached dispatch and combine, from arena memory and from other memory. Collective.
   /// @return the first difference on this rank, or what the operation threw.
@@ -38,6 +39,7 @@ class CaseRunner {
   void keep(const Tensor& result);
 
   int rank_;
+  Placement placement_;
   ElasticBuffer multiple_reduction_;
   ElasticBuffer single_reduction_;
   std::vector<Kept> kept_;

@@ -24,10 +24,10 @@ std::string gather_findings(Communicator& comm, const std::string& mine) {
 
 }  // namespace
 
-void run_cases(const Communicator& comm, const CaseRange& range,
+void run_cases(const Communicator& comm, Device device, const CaseRange& range,
                const std::function<void(const CaseOutcome&)>& report) {
   Communicator results = comm;
-  CaseRunner runner(comm);
+  CaseRunner runner(comm, device);
   for (std::int64_t i = 0; i < range.num_cases; ++i) {
     CaseOutcome outcome{.case_idx = range.first + i * range.stride};
     const CaseSpec spec =

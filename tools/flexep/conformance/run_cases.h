@@ -6,6 +6,7 @@
 #include <string>
 
 #include "flexep/communicator.h"
+#include "flexep/tensor.h"
 
 namespace flexep::conformance {
 
@@ -25,9 +26,10 @@ struct CaseOutcome {
   std::string failure;
 };
 
-/// Runs the cases on the ranks of `comm`, and calls `report` on every rank after each. Collective.
+/// Runs the cases on the ranks of `comm`, whose buffers are on `device`, and calls `report` on every rank
+/// after each. Collective.
 /// @throws TimeoutError, TransportError: the cases that were not reported did not run.
-void run_cases(const Communicator& comm, const CaseRange& range,
+void run_cases(const Communicator& comm, Device device, const CaseRange& range,
                const std::function<void(const CaseOutcome&)>& report);
 
 }  // namespace flexep::conformance

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backend/cuda/device_arena.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/math.h"
+#include "flexep/error.h"
+
+namespace flexep::cuda {
+namespace {
+
+// Growth is rare, and each makes the other ranks map something.
+constexpr std::size_t kMinGrowth = 64 << 20;
+
+}  // namespace
+
+DeviceArena::DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::shared_ptr<DeviceRange> range,
+                         std::size_t max_bytes, std::function<void()> publish)
+    : device_(device),
+      stream_(std::move(stream)),
+      range_(std::move(range)),
+      max_bytes_(max_bytes),
+      publish_(std::move(publish)) {}
+
+DeviceArena::Block DeviceArena::reserve(std::size_t num_bytes, cudaStream_t stream) {
+  num_bytes = align_up(std::max(num_bytes, std::size_t{1}), kGranularity);
+  const std::lock_guard lock(mutex_);
+  if (is_abandoned_) throw TransportError("this buffer is unusable since an earlier failure of its group");
+  if (auto piece = free_.take(num_bytes)) return hand_out(std::move(*piece), stream);
+  grow(num_bytes);
+  return hand_out(*free_.take(num_bytes), stream);
+}
+
+DeviceArena::Block DeviceArena::reserve_largest(cudaStream_t stream) {
+  const std::lock_guard lock(mutex_);
+  if (is_abandoned_) throw TransportError("this buffer is unusable since an earlier failure of its group");
+  auto piece = free_.take_largest();
+  return piece ? hand_out(std::move(*piece), stream) : Block();
+}
+
+// Only by what the free end of the range lacks; a quarter more, since routing varies from step to step.
+void DeviceArena::grow(std::size_t num_bytes) {
+  const std::size_t held = range_->backed_bytes();
+  const std::size_t lacking = num_bytes - free_.bytes_before(held);
+  const std::size_t granularity = range_->granularity();
+  std::size_t growth = align_up(std::max(lacking + num_bytes / 4, kMinGrowth), granularity);
+  if (max_bytes_ > 0 && held + growth > max_bytes_) growth = align_up(lacking, granularity);
+  if (max_bytes_ > 0 && held + growth > max_bytes_) {
+    throw OutOfMemory(
+        fmt::format("the arena on device {} was asked for {} bytes: it holds {} of at most {} "
+                    "(max_arena_bytes), {} of them free "
+                    "at its end",
+                    device_, num_bytes, held, max_bytes_, free_.bytes_before(held)));
+  }
+  const DeviceGuard guard(device_);
+  range_->grow(growth);
+  publish_();
+  free_.give({held, growth, {}});
+}
+
+DeviceArena::Block DeviceArena::hand_out(Pieces::Piece piece, cudaStream_t stream) {
+  for (const auto& fence : piece.fences) fence->hold_back(stream);
+  Block block(shared_from_this(), piece.offset, piece.num_bytes);
+  block.add_user(stream);
+  return block;
+}
+
+// Called by destructors, perhaps after the device has failed: what cannot be fenced is not handed out again.
+void DeviceArena::give_back(std::size_t offset, std::size_t num_bytes,
+                            const std::vector<cudaStream_t>& users) {
+  const std::lock_guard lock(mutex_);
+  if (is_abandoned_) return;
+  try {
+    const DeviceGuard guard(device_);
+    Pieces::Piece piece{offset, num_bytes, {}};
+    for (const cudaStream_t user : users) piece.fences.push_back(std::make_shared<const StreamEvent>(user));
+    free_.give(std::move(piece));
+  } catch (const Error&) {
+    is_abandoned_ = true;
+  }
+}
+
+std::optional<std::uint64_t> DeviceArena::locate(const void* data, std::size_t num_bytes) const {
+  const auto* begin = static_cast<const std::byte*>(data);
+  const std::lock_guard lock(mutex_);
+  const std::byte* first = range_->begin();
+  if (begin < first || begin + num_bytes > first + range_->backed_bytes()) return std::nullopt;
+  return static_cast<std::uint64_t>(begin - first);
+}
+
+std::size_t DeviceArena::num_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return range_->backed_bytes();
+}
+
+void DeviceArena::abandon() {
+  const std::lock_guard lock(mutex_);
+  is_abandoned_ = true;
+}
+
+Tensor DeviceArena::make_tensor(Block block, const Shape& shape, DType dtype) const {
+  std::byte* data = block.data();
+  auto owner = std::make_shared<Block>(std::move(block));
+  return Tensor::from_memory(data, shape, dtype, std::move(owner), Device::cuda(device_));
+}
+
+Tensor DeviceArena::make_tensor(Block block, const Shape& shape, const Shape& strides, DType dtype) const {
+  std::byte* data = block.data();
+  auto owner = std::make_shared<Block>(std::move(block));
+  return Tensor::from_memory(data, shape, strides, dtype, std::move(owner), Device::cuda(device_));
+}
+
+DeviceArena::Block::~Block() {
+  if (num_bytes_ > 0) arena_->give_back(offset_, num_bytes_, users_);
+}
+
+void DeviceArena::Block::add_user(cudaStream_t stream) {
+  if (std::ranges::find(users_, stream) == users_.end()) users_.push_back(stream);
+}
+
+DeviceArena::Block DeviceArena::Block::take_front(std::size_t num_bytes) {
+  num_bytes = align_up(num_bytes, kGranularity);
+  Block front(num_bytes > 0 ? arena_ : nullptr, offset_, num_bytes);
+  front.users_ = users_;
+  offset_ += num_bytes;
+  num_bytes_ -= num_bytes;
+  return front;
+}
+
+void DeviceArena::Block::swap(Block& other) noexcept {
+  std::swap(arena_, other.arena_);
+  std::swap(offset_, other.offset_);
+  std::swap(num_bytes_, other.num_bytes_);
+  std::swap(users_, other.users_);
+}
+
+}  // namespace flexep::cuda

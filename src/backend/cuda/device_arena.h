@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "backend/cuda/device_range.h"
+#include "backend/cuda/free_list.h"
+#include "backend/cuda/stream.h"
+#include "flexep/tensor.h"
+
+namespace flexep::cuda {
+
+/// One rank's device memory for outputs, inputs and staging, in stream order: a block that goes back is free
+/// behind the streams that may still use it, and a stream that takes it waits for them; the host never does.
+/// Safe to use from several threads.
+class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
+ public:
+  /// Blocks begin at multiples of this and are no smaller.
+  static constexpr std::size_t kGranularity = 128;
+
+  /// A reserved piece of the arena; goes back when destroyed.
+  class Block {
+   public:
+    Block() = default;
+    Block(std::shared_ptr<DeviceArena> arena, std::size_t offset, std::size_t num_bytes)
+        : arena_(std::move(arena)), offset_(offset), num_bytes_(num_bytes) {}
+    ~Block();
+    Block(Block&& other) noexcept { swap(other); }
+    Block& operator=(Block&& other) noexcept {
+      Block(std::move(other)).swap(*this);
+      return *this;
+    }
+
+    std::size_t num_bytes() const { return num_bytes_; }
+    std::size_t offset() const { return offset_; }
+    std::byte* data() const { return arena_ ? arena_->range_->begin() + offset_ : nullptr; }
+    /// The block is used on `stream`, too: it is free again behind what the stream has been given by then.
+    void add_user(cudaStream_t stream);
+    /// Cuts `num_bytes`, rounded up to the granularity, off the front, with the same users.
+    Block take_front(std::size_t num_bytes);
+
+   private:
+    void swap(Block& other) noexcept;
+
+    std::shared_ptr<DeviceArena> arena_;
+    std::size_t offset_ = 0;
+    std::size_t num_bytes_ = 0;
+    std::vector<cudaStream_t> users_;
+  };
+
+  /// @param stream     on which blocks are used that outlive their buffer; the arena keeps it.
+  /// @param max_bytes  the most that it may hold; 0 = what the device has.
+  /// @param publish    called after each growth of the range, before memory of it is handed out: makes it
+  /// reachable for
+  ///                   the other ranks.
+  DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::shared_ptr<DeviceRange> range,
+              std::size_t max_bytes, std::function<void()> publish);
+
+  /// A block for use on `stream`. @throws OutOfMemory.
+  Block reserve(std::size_t num_bytes, cudaStream_t stream);
+  /// The largest free block as a whole, perhaps empty; never grows.
+  Block reserve_largest(cudaStream_t stream);
+
+  /// Where the memory lies in the range, if all of it does.
+  std::optional<std::uint64_t> locate(const void* data, std::size_t num_bytes) const;
+  std::size_t num_bytes() const;
+  /// Takes no memory back any more: a rank that was given up may still store into it.
+  void abandon();
+
+  /// A tensor in the front of `block`, which it keeps.
+  Tensor make_tensor(Block block, const Shape& shape, DType dtype) const;
+  Tensor make_tensor(Block block, const Shape& shape, const Shape& strides, DType dtype) const;
+
+ private:
+  using Pieces = FreeList<StreamEvent>;
+
+  void grow(std::size_t num_bytes);
+  Block hand_out(Pieces::Piece piece, cudaStream_t stream);
+  void give_back(std::size_t offset, std::size_t num_bytes, const std::vector<cudaStream_t>& users);
+
+  const int device_;
+  const std::shared_ptr<CUstream_st> stream_;
+  const std::shared_ptr<DeviceRange> range_;
+  const std::size_t max_bytes_;
+  const std::function<void()> publish_;
+  mutable std::mutex mutex_;
+  bool is_abandoned_ = false;
+  Pieces free_;
+};
+
+}  // namespace flexep::cuda

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <vector>
+
+#include "transport/shm/socket.h"
+
+namespace flexep::cuda {
+
+/// A reserved range of addresses of one device, of which the front is backed by memory: it grows in place, so
+/// that an address once told stays good. Nothing here waits for the device.
+class DeviceRange {
+ public:
+  /// @throws CudaError.
+  DeviceRange(int device, std::size_t reserved_bytes);
+  ~DeviceRange();
+  DeviceRange(const DeviceRange&) = delete;
+  DeviceRange& operator=(const DeviceRange&) = delete;
+
+  std::byte* begin() const { return begin_; }
+  std::size_t reserved_bytes() const { return reserved_bytes_; }
+  /// Bytes that have memory behind them.
+  std::size_t backed_bytes() const { return backed_bytes_; }
+  /// Growth is a multiple of this.
+  std::size_t granularity() const { return granularity_; }
+
+  /// Backs `num_bytes` more. @throws OutOfMemory, CudaError.
+  void grow(std::size_t num_bytes);
+  /// The memory of the last growth, for another process.
+  FileDescriptor export_last() const;
+  /// Backs `num_bytes` more with the memory that another process has exported.
+  void grow_with(const FileDescriptor& memory, std::size_t num_bytes);
+
+ private:
+  struct Piece {
+    CUmemGenericAllocationHandle memory;
+    std::size_t num_bytes;
+  };
+  void append(const Piece& piece);
+
+  int device_;
+  CUmemAllocationProp properties_{};
+  std::size_t granularity_ = 0;
+  std::byte* begin_ = nullptr;
+  std::size_t reserved_bytes_ = 0;
+  std::size_t backed_bytes_ = 0;
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace flexep::cuda

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda_engine/combine.h"
+
+#include "backend/cuda/check_cuda.h"
+#include "common/check.h"
+#include "cuda_engine/dense_copy.h"
+#include "flexep/cuda.h"
+
+namespace flexep::cuda {
+namespace {
+
+const std::byte* bytes_of(const Tensor& tensor) {
+  return static_cast<const std::byte*>(tensor.data());
+}
+
+}  // namespace
+
+Combine::Combine(DeviceGroup& group, Flights& flights, const CombineArgs& args, std::uint64_t sequence_number)
+    : Operation(group, flights,
+                {.name = "combine", .sequence_number = sequence_number, .rank = group.rank()}),
+      args_(args) {}
+
+CombineResult Combine::run() {
+  attempt([&] {
+    resolve();
+    follow(args_.previous_event, args_.previous_event_before_epilogue);
+    make_outputs();
+    offer_rows();
+    offer_weights();
+    for (Tensor& bias : args_.bias) bias = dense(bias);
+  });
+  const std::shared_ptr<Flight> flight = launch();
+  flight->keep({args_.x, args_.topk_weights, args_.bias[0], args_.bias[1], state().device_plan});
+  flight->when_done([&group = group_, handle = args_.handle, row_bytes = request_.row_bytes,
+                     is_per_token = launch_.header.x_is_per_token != 0,
+                     staging_bytes = staging_bytes_](const Flight&) {
+    group.count_combine(handle.state(), static_cast<std::int64_t>(row_bytes), is_per_token, staging_bytes);
+  });
+  result_.event = let_follow(flight, args_.async_with_compute_stream);
+  return result_;
+}
+
+void Combine::resolve() {
+  request_ = resolve_combine(args_, group_.context);
+  check_num_sms(request_.num_sms);
+}
+
+void Combine::make_outputs() {
+  const auto make = [&](const Shape& shape, DType dtype) {
+    DeviceArena::Block block = reserve(static_cast<std::size_t>(shape.num_elements()) * size_of(dtype));
+    block.add_user(current_stream());
+    return group_.arena->make_tensor(std::move(block), shape, dtype);
+  };
+  result_.x = make({state().num_tokens, request_.hidden}, request_.dtype);
+  if (request_.weight_dtype)
+    result_.topk_weights = make({state().num_tokens, state().shape.num_topk}, *request_.weight_dtype);
+}
+
+// In the arena they are read where they are. Others are staged by the kernel, which reduces each token's rows
+// on the way where the contract allows it, or, where no kernel can read them, by a copy.
+void Combine::offer_rows() {
+  const auto num_bytes = static_cast<std::size_t>(state().num_rows()) * request_.row_bytes;
+  ExchangeHeader& header = launch_.header;
+  header.x_is_per_token = !state().shape.do_expand;
+  if (num_bytes == 0) return;
+  const Tensor rows = args_.x.rows(0, state().num_rows());
+  if (is_dense(rows)) {
+    if (const auto offset = group_.arena->locate(rows.data(), num_bytes)) {
+      header.x = {.segment = 0, .offset = *offset};
+      return;
+    }
+  }
+  const bool reduces = is_dense(rows) && state().shape.do_expand && group_.config.allow_multiple_reduction;
+  const auto num_staged =
+      static_cast<std::size_t>(reduces ? state().size.num_recv_tokens : state().num_rows());
+  staging_bytes_ = static_cast<std::int64_t>(num_staged * request_.row_bytes);
+  staged_x_ = reserve(num_staged * request_.row_bytes);
+  header.x = {.segment = 0, .offset = staged_x_.offset()};
+  if (!is_dense(rows)) {
+    copy_dense(rows, staged_x_.data(), group_.stream());
+    return;
+  }
+  header.x_is_per_token |= static_cast<std::int32_t>(reduces);
+  launch_.x = bytes_of(rows);
+  launch_.staged_x = staged_x_.data();
+  if (reduces) launch_.metadata = static_cast<const std::int32_t*>(state().recv_src_metadata.data());
+}
+
+void Combine::offer_weights() {
+  if (!args_.topk_weights || args_.topk_weights.num_bytes() == 0) return;
+  const Tensor& weights = args_.topk_weights;
+  ExchangeHeader& header = launch_.header;
+  if (is_dense(weights)) {
+    if (const auto offset = group_.arena->locate(weights.data(), weights.num_bytes())) {
+      header.topk_weights = {.segment = 0, .offset = *offset};
+      return;
+    }
+  }
+  staged_weights_ = reserve(weights.num_bytes());
+  header.topk_weights = {.segment = 0, .offset = staged_weights_.offset()};
+  copy_dense(weights, staged_weights_.data(), group_.stream());
+}
+
+std::shared_ptr<Flight> Combine::launch() {
+  const RoutingShape& shape = state().shape;
+  ExchangeHeader& header = launch_.header;
+  kind_of(header) = static_cast<std::int64_t>(OperationKind::kCombine);
+  word(header, Field::kHandle) = state().id;
+  word(header, Field::kDType) = static_cast<std::int64_t>(request_.dtype);
+  word(header, Field::kHidden) = request_.hidden;
+  word(header, Field::kTopkWeights) = optional_field(request_.weight_dtype);
+  word(header, Field::kAllowMultipleReduction) = group_.config.allow_multiple_reduction;
+
+  launch_.peers = group_.peers;
+  launch_.num_sms = request_.num_sms;
+  launch_.plan = bytes_of(state().device_plan);
+  launch_.plan_layout = {.num_ranks = shape.num_ranks,
+                         .num_local_experts = shape.num_local_experts(),
+                         .max_tokens = state().num_tokens,
+                         .num_topk = shape.num_topk,
+                         .do_expand = shape.do_expand};
+  launch_.num_tokens = state().num_tokens;
+  launch_.allow_multiple_reduction = group_.config.allow_multiple_reduction;
+  launch_.dtype = request_.dtype;
+  launch_.num_columns = request_.hidden;
+  launch_.weight_bytes = request_.weight_dtype ? size_of(*request_.weight_dtype) : 0;
+  launch_.bias[0] = bytes_of(args_.bias[0]);
+  launch_.bias[1] = bytes_of(args_.bias[1]);
+  launch_.out_x = static_cast<std::byte*>(result_.x.data());
+  launch_.out_topk_weights = static_cast<std::byte*>(result_.topk_weights.data());
+  return take_off(shape.num_local_experts(), [&](const Reports& reports) {
+    launch_.reports = reports;
+    check(launch_combine(launch_, group_.stream()), "launch a combine");
+  });
+}
+
+}  // namespace flexep::cuda

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda_engine/device_group.h"
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+
+#include "backend/cuda/check_cuda.h"
+#include "common/check.h"
+#include "common/math.h"
+#include "core/construction.h"
+#include "kernels/cuda/kernels.h"
+
+namespace flexep::cuda {
+namespace {
+
+/// What a rank takes when nobody says: more do not make a link faster, and computation needs them.
+constexpr int kDefaultMaxSms = 24;
+
+void require_device(int device) {
+  int num_devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&num_devices);
+  if (error != cudaSuccess) cudaGetLastError();
+  require_argument(error == cudaSuccess && device >= 0 && device < num_devices, "device",
+                   "device is cuda:{}, but this process sees {} GPUs ({})", device, num_devices,
+                   cudaGetErrorString(error));
+}
+
+template <typename T>
+void upload(std::byte* to, std::span<const T> values, cudaStream_t stream) {
+  check(cudaMemcpyAsync(to, values.data(), values.size_bytes(), cudaMemcpyHostToDevice, stream),
+        "copy a table");
+}
+
+}  // namespace
+
+DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& buffer_config)
+    : config(buffer_config), transport(comm.transport().split(0, comm.rank())) {
+  Agreement agreement(*transport);
+  const Construction agreed = agree_on_construction(*transport, agreement, config, [&] {
+    prepare_device();
+    return std::max(config.num_sms, 1);
+  });
+  context = agreed.context;
+  id = agreed.id;
+
+  const DeviceGuard guard(device());
+  ranges = std::make_shared<PeerRanges>(*transport, device());
+  arena = std::make_shared<DeviceArena>(device(), communication, ranges->own(),
+                                        static_cast<std::size_t>(config.max_arena_bytes),
+                                        [ranges = ranges] { ranges->publish(); });
+  int num_sms = 0;
+  check(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device()), "count multiprocessors");
+  max_sms = std::max(num_sms / ranges->num_ranks_on_device(), 1);
+  if (config.num_sms == 0) context.default_num_sms = std::min(max_sms, kDefaultMaxSms);
+  results = std::make_unique<ResultSlots>(
+      ResultLayout{.num_ranks = num_ranks(), .num_local_experts = kMaxExperts / num_ranks()});
+  lay_out_tables();
+  // Nobody stores into a mailbox before its owner has zeroed it.
+  transport->all_gather({}, {.name = "construct"});
+}
+
+void DeviceGroup::prepare_device() {
+  require_device(device());
+  const DeviceGuard guard(device());
+  check(load_kernels(), "load kernels");
+  communication = communication_stream();
+}
+
+// All ranks have their mailbox at the same place, the beginning of their range.
+void DeviceGroup::lay_out_tables() {
+  const MailboxLayout mailbox{.num_ranks = num_ranks(), .max_experts = kMaxExperts};
+  const std::size_t table_bytes =
+      align_up(static_cast<std::size_t>(num_ranks()) * sizeof(void*), std::size_t{128});
+  const std::size_t state_offset = align_up(mailbox.num_bytes(), std::size_t{128});
+  const std::size_t table_offset = state_offset + align_up(sizeof(DeviceState), std::size_t{128});
+  tables = arena->reserve(table_offset + table_bytes, stream());
+  std::byte* const memory = tables.data();
+  const std::vector<std::byte*> begins = ranges->begins();
+  check(cudaMemsetAsync(memory, 0, table_offset, stream()), "zero a mailbox");
+  upload(memory + table_offset, std::span<std::byte* const>(begins), stream());
+  check(cudaStreamSynchronize(stream()), "prepare a mailbox");
+
+  auto* const table = reinterpret_cast<std::byte* const*>(memory + table_offset);
+  // A mailbox begins where the one segment does, the range itself: one table serves both.
+  peers = {.rank = rank(),
+           .num_ranks = num_ranks(),
+           .mailbox = mailbox,
+           .mailboxes = table,
+           .segments = table,
+           .num_segments = 1,
+           .state = reinterpret_cast<DeviceState*>(memory + state_offset),
+           .timeout_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(transport->timeout()).count())};
+}
+
+void DeviceGroup::count_dispatch(const DispatchState& handle, std::int64_t row_bytes) {
+  const std::lock_guard lock(counters_mutex);
+  ++counters.num_dispatches;
+  count_rows(handle.send.num_rows_per_rank, row_bytes);
+  counters.bytes_read += handle.num_tokens * row_bytes;
+  for (const std::int32_t num_rows : handle.send.num_rows_per_rank)
+    counters.bytes_written += num_rows * row_bytes;
+}
+
+void DeviceGroup::count_combine(const DispatchState& handle, std::int64_t row_bytes, bool is_per_token,
+                                std::int64_t staging_bytes) {
+  const std::lock_guard lock(counters_mutex);
+  ++counters.num_combines;
+  const auto& num_rows_read = is_per_token ? handle.send.num_tokens_per_rank : handle.send.num_rows_per_rank;
+  count_rows(num_rows_read, row_bytes);
+  for (const std::int32_t num_rows : num_rows_read) counters.bytes_read += num_rows * row_bytes;
+  counters.bytes_written += handle.num_tokens * row_bytes;
+  counters.staging_bytes += staging_bytes;
+}
+
+void DeviceGroup::count_rows(std::span<const std::int32_t> num_rows_per_rank, std::int64_t row_bytes) {
+  for (std::size_t r = 0; r < num_rows_per_rank.size(); ++r) {
+    const bool is_local = static_cast<int>(r) == rank();
+    (is_local ? counters.num_rows_local : counters.num_rows_remote) += num_rows_per_rank[r];
+    if (!is_local) counters.link_bytes += num_rows_per_rank[r] * row_bytes;
+  }
+}
+
+}  // namespace flexep::cuda

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "core/agreement.h"
+#include "cuda_engine/device_group.h"
+#include "cuda_engine/flight.h"
+
+namespace flexep::cuda {
+
+/// What dispatch and combine have in common: how they start, launch, and tell others that they cannot.
+class Operation {
+ public:
+  Operation(DeviceGroup& group, Flights& flights, const OperationName& name)
+      : group_(group), flights_(flights), name_(name) {}
+
+ protected:
+  /// The communication stream waits for what the operation follows: `previous`, else all that the current
+  /// stream has been given; and for `before_rows`, since one kernel does all.
+  void follow(const Event& previous, const Event& before_rows) const;
+  /// @throws InvalidArgument when the ranks of this GPU could not run together with so many.
+  void check_num_sms(int num_sms) const;
+
+  /// Runs `step`; what it throws, the other ranks hear in this operation's exchange before it is rethrown.
+  template <typename Step>
+  void attempt(Step step) {
+    try {
+      step();
+    } catch (const std::exception& error) {
+      refuse(error.what());
+      throw;
+    }
+  }
+
+  /// Calls launch(reports), which puts a kernel on the communication stream.
+  template <typename Launch>
+  std::shared_ptr<Flight> take_off(int num_local_experts, Launch launch) {
+    const ResultLayout layout{.num_ranks = group_.num_ranks(), .num_local_experts = num_local_experts};
+    OperationResult* const result = flights_.take_result();
+    try {
+      launch(Reports{.result = result, .first_failure = nullptr, .layout = layout});
+      auto flight = std::make_shared<Flight>(name_, result, layout, group_.stream());
+      flights_.add(flight);
+      return flight;
+    } catch (...) {
+      flights_.give_back(result);
+      throw;
+    }
+  }
+
+  /// Returns when the verdict is known; rows may still be moving.
+  void await_verdict(const Flight& flight) const;
+  /// The current stream finds the results of the operation, unless the caller wants its event.
+  Event let_follow(const std::shared_ptr<Flight>& flight, bool is_async) const;
+
+  DeviceArena::Block reserve(std::size_t num_bytes) const {
+    return group_.arena->reserve(num_bytes, group_.stream());
+  }
+  /// The tensor itself where it is dense and 16-byte aligned, else a copy that the communication stream
+  /// makes.
+  Tensor dense(const Tensor& tensor) const;
+
+  DeviceGroup& group_;
+  Flights& flights_;
+  OperationName name_;
+
+ private:
+  void refuse(std::string_view reason);
+};
+
+/// A word of a header's fingerprint.
+inline std::int64_t& word(ExchangeHeader& header, Field field) {
+  static_assert(kNumFields + 1 <= ExchangeHeader::kNumFields);
+  return header.fingerprint[static_cast<std::size_t>(field) + 1];
+}
+inline std::int64_t& kind_of(ExchangeHeader& header) {
+  return header.fingerprint[0];
+}
+
+}  // namespace flexep::cuda

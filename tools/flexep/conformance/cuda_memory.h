@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "flexep/tensor.h"
+
+namespace flexep::conformance {
+
+/// Placement's steps in memory of a GPU, in the order of the current stream. In a build without CUDA they
+/// throw InvalidArgument.
+void require_cuda();
+Tensor put_on_cuda(const Tensor& on_host, Device device);
+Tensor fetch_from_cuda(const Tensor& tensor);
+void fill_on_cuda(const Tensor& tensor, int byte);
+void write_on_cuda(const Tensor& tensor, const Tensor& on_host);
+
+}  // namespace flexep::conformance

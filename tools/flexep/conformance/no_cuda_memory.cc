@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "conformance/cuda_memory.h"
+#include "flexep/error.h"
+
+namespace flexep::conformance {
+
+void require_cuda() {
+  throw InvalidArgument("device", "this build has no CUDA backend");
+}
+
+Tensor put_on_cuda(const Tensor&, Device) {
+  require_cuda();
+  return {};
+}
+Tensor fetch_from_cuda(const Tensor&) {
+  require_cuda();
+  return {};
+}
+void fill_on_cuda(const Tensor&, int) {
+  require_cuda();
+}
+void write_on_cuda(const Tensor&, const Tensor&) {
+  require_cuda();
+}
+
+}  // namespace flexep::conformance

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "flexep/tensor.h"
+
+namespace flexep::conformance {
+
+/// Takes a case's tensors to the device of its operations, and their results back to the host. On the host it
+/// does nothing.
+class Placement {
+ public:
+  /// @throws InvalidArgument when the device is one of CUDA and this build has no CUDA.
+  explicit Placement(Device device);
+
+  Device device() const { return device_; }
+  /// The tensor, strides and all, where operations of the device read it.
+  Tensor put(const Tensor& on_host) const;
+  /// The tensor where the host reads it, once what the device has to do for it is done.
+  Tensor fetch(const Tensor& tensor) const;
+  /// Overwrites all elements of a dense tensor.
+  void fill(const Tensor& tensor, int byte) const;
+  void write(const Tensor& tensor, const Tensor& on_host) const;
+
+ private:
+  Device device_;
+};
+
+}  // namespace flexep::conformance

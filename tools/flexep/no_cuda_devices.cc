@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda_devices.h"
+
+namespace flexep::tool {
+
+std::string why_no_cuda_device() {
+  return "this build has no CUDA backend";
+}
+
+}  // namespace flexep::tool
