@@ -53,7 +53,7 @@ class NcclEpBackend final : public TopkBackend {
     const Load load = gather_load(group().comm(), token_indices(), num_virtual_experts());
     const int capacity = capacity_for(load.largest_num_tokens);
     if (!config().moe_ncclep_drop_on_overflow) require_room(load, capacity);
-    const Tokens received = send(with_probs(tokens), token_indices(), capacity, kSynchronous);
+    Tokens received = send(with_probs(tokens), token_indices(), capacity, kSynchronous);
     group().flex_state().num_dropped_pairs += num_dropped_pairs();
     return received;
   }

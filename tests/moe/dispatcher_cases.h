@@ -209,8 +209,9 @@ inline LayerResult run_layer(const MoeConfig& config, const Batch& batch, const 
                              const std::shared_ptr<ExpertParallelGroup>& group,
                              const AsyncOptions& options = {}) {
   const int rank = group->comm().rank(), tp_idx = rank % config.expert_tensor_parallel_size;
+  const int ep_idx = rank / config.expert_tensor_parallel_size;
   const auto first_expert =
-      static_cast<std::size_t>(rank / config.expert_tensor_parallel_size * config.num_local_experts());
+      static_cast<std::size_t>(ep_idx) * static_cast<std::size_t>(config.num_local_experts());
   const auto dispatcher = make_token_dispatcher(config, group);
 
   const auto local = dispatcher->dispatch_preprocess(tokens_of(batch, rank), map_of(batch, rank));

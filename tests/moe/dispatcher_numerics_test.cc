@@ -72,8 +72,9 @@ struct Sums {
 template <typename T>
 Sums run(const MoeConfig& config, const Batch& batch, const std::shared_ptr<ExpertParallelGroup>& group) {
   const int rank = group->comm().rank(), tp_idx = rank % config.expert_tensor_parallel_size;
+  const int ep_idx = rank / config.expert_tensor_parallel_size;
   const auto first_expert =
-      static_cast<std::size_t>(rank / config.expert_tensor_parallel_size * config.num_local_experts());
+      static_cast<std::size_t>(ep_idx) * static_cast<std::size_t>(config.num_local_experts());
   const auto dispatcher = make_token_dispatcher(config, group);
   const Tensor hidden = tensor_of<T>(batch.share(batch.hidden, rank), kHidden);
   const auto local = dispatcher->dispatch_preprocess(
@@ -81,7 +82,7 @@ Sums run(const MoeConfig& config, const Batch& batch, const std::shared_ptr<Expe
       testing::map_of(batch, rank));
   const auto grouped = dispatcher->dispatch_postprocess(dispatcher->token_dispatch(local));
   const auto apply_experts = [&](const Tensor& rows) {
-    const Tensor out = dispatcher->empty_expert_rows();
+    Tensor out = dispatcher->empty_expert_rows();
     testing::for_each_grouped_row(grouped, [&](auto expert, auto row) {
       const double prob = grouped.tokens.probs.template data<float>()[row];
       for (std::int64_t i = row * kHidden; i < (row + 1) * kHidden; ++i)

@@ -7,6 +7,7 @@
 
 #include "dispatcher_cases.h"
 #include "flexep/error.h"
+#include "flexep/moe/moe_layer.h"
 
 namespace flexep::moe {
 namespace {
@@ -20,6 +21,7 @@ using testing::Grid;
 using testing::map_of;
 using testing::rejected_argument;
 using testing::router_batch;
+using testing::rows_of;
 using testing::tokens_of;
 
 // Tokens of each rank in a step: other ones each time, some none, growing far beyond those of the first.
@@ -41,6 +43,33 @@ TEST(DispatcherStepsTest, TokenCountsMayChangeDifferAndGrow) {
     // All memory has come back.
     group->buffer().trim();
     EXPECT_EQ(group->buffer().arena_bytes(), 0);
+  });
+}
+
+TEST(DispatcherStepsTest, AMoeLayerIsTheSameWithEveryDispatcher) {
+  in_process(4, [&](Communicator& comm) {
+    const auto group = std::make_shared<ExpertParallelGroup>(comm);
+    const Tensor hidden = testing::random_tensor(comm.rank() * 5, 4, 7),
+                 grad = testing::random_tensor(comm.rank() * 5, 4, 8);
+    testing::Matrix output, grad_hidden, grad_router, grad_fc1;
+    for (const DispatcherKind& kind : all_dispatchers()) {
+      MoeConfig config = config_of({.tp = 2, .ep = 2}, kind);
+      config.moe_router_dtype = DType::kFloat64;
+      config.init_method_std = 0.5;
+      MoeLayer layer(config, group, /*seed=*/1);
+      auto forward = layer.forward(hidden);
+      const auto grads = layer.backward(std::move(forward.context), {.output = grad, .aux_loss = 1.0});
+      if (output.empty() && grad_router.empty()) {
+        output = rows_of(forward.output);
+        grad_hidden = rows_of(grads.hidden);
+        grad_router = rows_of(grads.parameters.router_weight);
+        grad_fc1 = rows_of(grads.parameters.experts.fc1);
+      }
+      EXPECT_TRUE(testing::near(output, forward.output, 1e-12)) << kind.name;
+      EXPECT_TRUE(testing::near(grad_hidden, grads.hidden, 1e-12)) << kind.name;
+      EXPECT_TRUE(testing::near(grad_router, grads.parameters.router_weight, 1e-12)) << kind.name;
+      EXPECT_TRUE(testing::near(grad_fc1, grads.parameters.experts.fc1, 1e-12)) << kind.name;
+    }
   });
 }
 
