@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <future>
 #include <memory>
 #include <utility>
@@ -18,6 +19,7 @@ class Event {
    public:
     virtual ~Moment() = default;
     virtual void wait() const = 0;
+    virtual bool wait_for(std::chrono::nanoseconds longest) const = 0;
     virtual bool is_done() const = 0;
   };
 
@@ -31,6 +33,8 @@ class Event {
   /// Blocks until the moment has come. @throws what the operation behind it threw; InvalidArgument when there
   /// is no event.
   void wait() const;
+  /// The same, for at most `longest`. @return whether the moment has come.
+  bool wait_for(std::chrono::nanoseconds longest) const;
   /// Whether the moment has come, in success or failure.
   bool is_done() const;
 

@@ -12,6 +12,11 @@ class FutureMoment final : public Event::Moment {
  public:
   explicit FutureMoment(std::shared_future<void> future) : future_(std::move(future)) {}
   void wait() const override { future_.get(); }
+  bool wait_for(std::chrono::nanoseconds longest) const override {
+    if (future_.wait_for(longest) != std::future_status::ready) return false;
+    future_.get();
+    return true;
+  }
   bool is_done() const override {
     return future_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
   }
@@ -30,6 +35,12 @@ void Event::wait() const {
   require_argument(moment_ != nullptr, "event",
                    "there is no event to wait for: the operation was not asynchronous");
   moment_->wait();
+}
+
+bool Event::wait_for(std::chrono::nanoseconds longest) const {
+  require_argument(moment_ != nullptr, "event",
+                   "there is no event to wait for: the operation was not asynchronous");
+  return moment_->wait_for(longest);
 }
 
 bool Event::is_done() const {
