@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "flexep/communicator.h"
+#include "flexep/counters.h"
 #include "flexep/dispatch_handle.h"
 #include "flexep/event.h"
 #include "flexep/registered_memory.h"
@@ -191,22 +192,6 @@ struct CombineResult {
   Event event;
 };
 
-/// Running totals of one buffer on this rank, since construction. Rows are payload rows (x).
-struct BufferCounters {
-  std::int64_t num_dispatches = 0;
-  std::int64_t num_combines = 0;
-  /// Payload rows that dispatch stored to, or combine read from, this rank itself and other ranks.
-  std::int64_t num_rows_local = 0;
-  std::int64_t num_rows_remote = 0;
-  /// Payload bytes read and written by this rank's kernels, staging included.
-  std::int64_t bytes_read = 0;
-  std::int64_t bytes_written = 0;
-  /// Payload bytes between this rank and other ranks: stored to them by dispatch, read from them by combine.
-  std::int64_t link_bytes = 0;
-  /// Payload bytes copied only because combine's input was not arena memory.
-  std::int64_t staging_bytes = 0;
-};
-
 /// Moves the tokens of mixture-of-experts layers between the ranks of a group, with the answers of DeepEP
 /// V2's ElasticBuffer.
 ///
@@ -286,6 +271,7 @@ class ElasticBuffer {
   /// arrives instead.
   std::int64_t num_bytes() const;
 
+  /// What this rank's operations have moved and waited for. Not collective; from any thread, at any time.
   BufferCounters counters() const;
   /// Ends the buffer once all ranks have come here: what is in flight is finished, tensors and handles stay
   /// usable, every later call throws InvalidArgument. Collective. @throws InvalidArgument when

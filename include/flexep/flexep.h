@@ -6,6 +6,7 @@
 
 #include "flexep/cast.h"
 #include "flexep/communicator.h"
+#include "flexep/counters.h"
 #include "flexep/dispatch_handle.h"
 #include "flexep/elastic_buffer.h"
 #include "flexep/env.h"

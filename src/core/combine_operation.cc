@@ -27,6 +27,7 @@ void CombineOperation::make_outputs() {
 }
 
 void CombineOperation::run() {
+  engine_.meter.begin();
   // Agree: where everybody's rows are. Input that peers cannot reach is staged first.
   const ExchangeResult agreed = engine_.agreement.exchange({"combine", sequence_number_}, [&] {
     if (refusal_) std::rethrow_exception(refusal_);
@@ -47,7 +48,7 @@ void CombineOperation::run() {
     pull(find_sources(agreed));
     return ExchangeMessage{};
   });
-  engine_.count([](BufferCounters& totals) { ++totals.num_combines; });
+  engine_.meter.end_combine();
 }
 
 std::optional<CombineOperation::Offer> CombineOperation::offer_in_place(const std::byte* data,
@@ -88,8 +89,7 @@ CombineOperation::Offer CombineOperation::offer_rows() {
   Offer rows = offer(data, num_bytes);
   rows.is_per_token = !do_expand;
   if (rows.staged.num_bytes() > 0) {
-    engine_.count(
-        [&](BufferCounters& totals) { totals.staging_bytes += static_cast<std::int64_t>(num_bytes); });
+    engine_.meter.add_staging(static_cast<std::int64_t>(num_bytes));
   }
   return rows;
 }
@@ -108,8 +108,7 @@ void CombineOperation::reduce_into(Offer& rows) {
   rows.address = rows.staged.address();
   rows.data = rows.staged.data();
   rows.is_per_token = true;
-  engine_.count(
-      [&](BufferCounters& totals) { totals.staging_bytes += total_bytes(num_tokens, request_.row_bytes); });
+  engine_.meter.add_staging(total_bytes(num_tokens, request_.row_bytes));
 }
 
 ExchangeMessage CombineOperation::announce() const {
@@ -159,16 +158,12 @@ void CombineOperation::pull(const std::vector<PullSource>& sources) {
 
   // What was read: one row per token from ranks that reduced, one per pair from the others.
   std::vector<std::int32_t> num_rows_read = send.num_rows_per_rank;
-  std::int64_t num_rows = 0;
   for (std::size_t r = 0; r < sources.size(); ++r) {
     if (sources[r].is_per_token) num_rows_read[r] = send.num_tokens_per_rank[r];
-    num_rows += num_rows_read[r];
   }
-  engine_.count_rows(num_rows_read, request_.row_bytes);
-  engine_.count([&](BufferCounters& totals) {
-    totals.bytes_read += total_bytes(num_rows, request_.row_bytes);
-    totals.bytes_written += total_bytes(send.num_tokens, request_.row_bytes);
-  });
+  const std::int64_t bytes_read =
+      engine_.meter.add_rows(num_rows_read, send.num_pairs_per_rank, request_.row_bytes);
+  engine_.meter.add_memory(bytes_read, total_bytes(send.num_tokens, request_.row_bytes));
 }
 
 }  // namespace flexep

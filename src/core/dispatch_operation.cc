@@ -140,6 +140,7 @@ void DispatchOperation::attempt(Step step) {
 }
 
 ExchangeResult DispatchOperation::agree() {
+  engine_.meter.begin();
   std::optional<RoutingCounts> counts;
   return engine_.agreement.exchange({"dispatch", sequence_number_}, [&] {
     if (refusal_) std::rethrow_exception(refusal_);

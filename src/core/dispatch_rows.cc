@@ -105,7 +105,7 @@ void DispatchOperation::move() {
   });
   complete();
   add_stats();
-  engine_.count([](BufferCounters& totals) { ++totals.num_dispatches; });
+  engine_.meter.end_dispatch(state().receive.num_recv_tokens_per_expert, state().num_dropped_tokens);
 }
 
 // Whoever has the handle may use it from here on.
@@ -138,12 +138,9 @@ void DispatchOperation::push() {
        .weight_bytes = request_.format.weight_bytes,
        .targets = targets_},
       request_.num_sms);
-  engine_.count_rows(send.num_rows_per_rank, row_bytes);
-  engine_.count([&](BufferCounters& totals) {
-    totals.bytes_read += total_bytes(request_.num_tokens, row_bytes);
-    for (const int num_rows : send.num_rows_per_rank)
-      totals.bytes_written += total_bytes(num_rows, row_bytes);
-  });
+  const std::int64_t bytes_written =
+      engine_.meter.add_rows(send.num_rows_per_rank, send.num_pairs_per_rank, row_bytes);
+  engine_.meter.add_memory(total_bytes(request_.num_tokens, row_bytes), bytes_written);
 }
 
 void DispatchOperation::zero_gaps() const {

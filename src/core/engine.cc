@@ -30,22 +30,12 @@ Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_confi
       arena(std::make_shared<Arena>(
           transport, static_cast<std::size_t>(std::max<std::int64_t>(config.max_arena_bytes, 0)))),
       registrations(std::make_shared<Registrations>(transport)),
-      peers(*transport) {
+      peers(*transport),
+      meter(*transport) {
   const Construction agreed = agree_on_construction(
       *transport, agreement, config, [&] { return resolve_default_num_sms(config, *backend, *transport); });
   context = agreed.context;
   id = agreed.id;
-}
-
-void Engine::count_rows(std::span<const std::int32_t> num_rows_per_rank, std::size_t row_bytes) {
-  count([&](BufferCounters& totals) {
-    for (std::size_t r = 0; r < num_rows_per_rank.size(); ++r) {
-      const std::int64_t num_rows = num_rows_per_rank[r];
-      const bool is_local = static_cast<int>(r) == rank();
-      (is_local ? totals.num_rows_local : totals.num_rows_remote) += num_rows;
-      if (!is_local) totals.link_bytes += num_rows * static_cast<std::int64_t>(row_bytes);
-    }
-  });
 }
 
 }  // namespace flexep

@@ -3,13 +3,12 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <span>
 
 #include "backend/backend.h"
 #include "core/agreement.h"
 #include "core/arena.h"
 #include "core/deferred_error.h"
+#include "core/operation_meter.h"
 #include "core/peer_memory.h"
 #include "core/registrations.h"
 #include "core/requests.h"
@@ -26,15 +25,6 @@ struct Engine {
   int rank() const { return context.rank; }
   int num_ranks() const { return context.num_ranks; }
 
-  /// Adds to the counters what `add` adds to its argument.
-  template <typename Add>
-  void count(Add add) {
-    const std::lock_guard lock(counters_mutex);
-    add(counters);
-  }
-  /// Counts payload rows of `row_bytes` stored to, or read from, each rank.
-  void count_rows(std::span<const std::int32_t> num_rows_per_rank, std::size_t row_bytes);
-
   ElasticBufferConfig config;
   std::shared_ptr<Transport> transport;
   std::unique_ptr<Backend> backend;
@@ -45,9 +35,7 @@ struct Engine {
   std::shared_ptr<Registrations> registrations;
   PeerMemory peers;
   DeferredError deferred_error;
-
-  mutable std::mutex counters_mutex;
-  BufferCounters counters;
+  OperationMeter meter;
 };
 
 inline std::int64_t total_bytes(std::int64_t num_rows, std::size_t row_bytes) {

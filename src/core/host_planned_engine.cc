@@ -84,10 +84,7 @@ class HostPlannedEngine final : public BufferEngine {
     return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
   }
 
-  BufferCounters counters() const override {
-    const std::lock_guard lock(engine_.counters_mutex);
-    return engine_.counters;
-  }
+  BufferCounters counters() const override { return engine_.meter.read(); }
   std::int64_t arena_bytes() const override { return static_cast<std::int64_t>(engine_.arena->num_bytes()); }
   std::int64_t trim() override { return static_cast<std::int64_t>(engine_.arena->trim()); }
 

@@ -35,7 +35,7 @@ void upload(std::byte* to, std::span<const T> values, cudaStream_t stream) {
 }  // namespace
 
 DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& buffer_config)
-    : config(buffer_config), transport(comm.transport().split(0, comm.rank())) {
+    : config(buffer_config), transport(comm.transport().split(0, comm.rank())), meter(*transport) {
   Agreement agreement(*transport);
   const Construction agreed = agree_on_construction(*transport, agreement, config, [&] {
     prepare_device();
@@ -93,32 +93,24 @@ void DeviceGroup::lay_out_tables() {
            .timeout_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(transport->timeout()).count())};
 }
 
+// Pairs that share a row are not counted on the device: every row stands for itself.
 void DeviceGroup::count_dispatch(const DispatchState& handle, std::int64_t row_bytes) {
-  const std::lock_guard lock(counters_mutex);
-  ++counters.num_dispatches;
-  count_rows(handle.send.num_rows_per_rank, row_bytes);
-  counters.bytes_read += handle.num_tokens * row_bytes;
-  for (const std::int32_t num_rows : handle.send.num_rows_per_rank)
-    counters.bytes_written += num_rows * row_bytes;
+  const auto& num_rows = handle.send.num_rows_per_rank;
+  meter.begin();
+  const std::int64_t bytes_written = meter.add_rows(num_rows, num_rows, static_cast<std::size_t>(row_bytes));
+  meter.add_memory(handle.num_tokens * row_bytes, bytes_written);
+  meter.end_dispatch(handle.receive.num_recv_tokens_per_expert, handle.num_dropped_tokens);
 }
 
 void DeviceGroup::count_combine(const DispatchState& handle, std::int64_t row_bytes, bool is_per_token,
                                 std::int64_t staging_bytes) {
-  const std::lock_guard lock(counters_mutex);
-  ++counters.num_combines;
-  const auto& num_rows_read = is_per_token ? handle.send.num_tokens_per_rank : handle.send.num_rows_per_rank;
-  count_rows(num_rows_read, row_bytes);
-  for (const std::int32_t num_rows : num_rows_read) counters.bytes_read += num_rows * row_bytes;
-  counters.bytes_written += handle.num_tokens * row_bytes;
-  counters.staging_bytes += staging_bytes;
-}
-
-void DeviceGroup::count_rows(std::span<const std::int32_t> num_rows_per_rank, std::int64_t row_bytes) {
-  for (std::size_t r = 0; r < num_rows_per_rank.size(); ++r) {
-    const bool is_local = static_cast<int>(r) == rank();
-    (is_local ? counters.num_rows_local : counters.num_rows_remote) += num_rows_per_rank[r];
-    if (!is_local) counters.link_bytes += num_rows_per_rank[r] * row_bytes;
-  }
+  const auto& num_rows = is_per_token ? handle.send.num_tokens_per_rank : handle.send.num_rows_per_rank;
+  meter.begin();
+  const std::int64_t bytes_read =
+      meter.add_rows(num_rows, handle.send.num_rows_per_rank, static_cast<std::size_t>(row_bytes));
+  meter.add_memory(bytes_read, handle.num_tokens * row_bytes);
+  meter.add_staging(staging_bytes);
+  meter.end_combine();
 }
 
 }  // namespace flexep::cuda

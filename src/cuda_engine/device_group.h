@@ -5,12 +5,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
-#include <span>
 
 #include "backend/cuda/device_arena.h"
 #include "backend/cuda/peer_ranges.h"
 #include "backend/cuda/result_slots.h"
+#include "core/operation_meter.h"
 #include "core/requests.h"
 #include "flexep/elastic_buffer.h"
 #include "kernels/cuda/peers.h"
@@ -52,11 +51,9 @@ struct DeviceGroup {
   Peers peers;
   std::unique_ptr<ResultSlots> results;
 
-  mutable std::mutex counters_mutex;
-  BufferCounters counters;
+  OperationMeter meter;
 
  private:
-  void count_rows(std::span<const std::int32_t> num_rows_per_rank, std::int64_t row_bytes);
   void prepare_device();
   void lay_out_tables();
 };

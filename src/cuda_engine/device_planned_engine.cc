@@ -82,8 +82,7 @@ class DevicePlannedEngine final : public BufferEngine {
   BufferCounters counters() const override {
     const cuda::DeviceGuard guard(group_.device());
     keep(flights_.drain());
-    const std::lock_guard lock(group_.counters_mutex);
-    return group_.counters;
+    return group_.meter.read();
   }
   std::int64_t arena_bytes() const override { return static_cast<std::int64_t>(group_.arena->num_bytes()); }
   // Other ranks have the memory mapped, and a mapping holds it.

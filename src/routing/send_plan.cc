@@ -43,14 +43,14 @@ struct Destination {
 void count_rows(std::span<const std::int32_t> counts, const RoutingShape& shape, SendPlan& plan) {
   const auto num_ranks = static_cast<std::size_t>(shape.num_ranks);
   plan.num_tokens_per_rank.assign(counts.begin(), counts.begin() + shape.num_ranks);
-  plan.num_rows_per_rank = plan.num_tokens_per_rank;
-  if (!shape.do_expand) return;
+  plan.num_pairs_per_rank.resize(num_ranks);
   const auto pairs_per_expert = counts.subspan(num_ranks);
   const auto num_local_experts = static_cast<std::size_t>(shape.num_local_experts());
   for (std::size_t r = 0; r < num_ranks; ++r) {
     const auto local = pairs_per_expert.subspan(r * num_local_experts, num_local_experts);
-    plan.num_rows_per_rank[r] = std::accumulate(local.begin(), local.end(), 0);
+    plan.num_pairs_per_rank[r] = std::accumulate(local.begin(), local.end(), 0);
   }
+  plan.num_rows_per_rank = shape.do_expand ? plan.num_pairs_per_rank : plan.num_tokens_per_rank;
 }
 
 /// A token's pairs have been placed: the last one with each owner stands for it.

@@ -23,6 +23,7 @@ struct SendPlan {
   std::vector<std::uint8_t> is_last_of_owner;
 
   std::vector<std::int32_t> num_tokens_per_rank;  ///< [R], tokens that go to each rank
+  std::vector<std::int32_t> num_pairs_per_rank;   ///< [R], pairs whose expert each rank owns
   std::vector<std::int32_t> num_rows_per_rank;    ///< [R], rows that go to each rank
 
   std::size_t pair(int token, int column) const {

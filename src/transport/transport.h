@@ -52,6 +52,10 @@ class Transport {
   /// two poison the group.
   virtual Gathered all_gather(std::span<const std::byte> mine, const Operation& operation) = 0;
 
+  /// [R], nanoseconds that this rank has waited for each rank in this group so far. A wait for several counts
+  /// for one until it has come, then for the next.
+  virtual std::span<const std::int64_t> wait_ns() const = 0;
+
   /// Memory that the other ranks can map once they are told its id, as long as it is referred to here. Not
   /// collective. @throws OutOfMemory, TransportError.
   virtual Segment create_segment(std::size_t num_bytes) = 0;

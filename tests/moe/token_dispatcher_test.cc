@@ -185,7 +185,7 @@ TEST_P(TokenDispatcherTest, NothingIsStagedWhenExpertsWriteWhereTheyAreTold) {
     std::fill(grad.values<double>().begin(), grad.values<double>().end(), 1.0);
     combine_backward(batch, combine(batch, output));
     dispatch_backward(batch, {.hidden = grad, .probs = batch.grouped.tokens.probs});
-    EXPECT_EQ(group->buffer().counters().staging_bytes, 0);
+    EXPECT_EQ(group->buffer().counters().combine.staging_bytes, 0);
   });
 }
 

@@ -59,15 +59,15 @@ TEST(RegisteredMemoryShmTest, ProcessesReadItInPlaceForAsLongAsItIsRegistered) {
     const auto recv = dispatch(buffer);
     const Pages pages(20);
     bool ok = combine(buffer, recv, pages, 1);
-    const auto staged = buffer.counters().staging_bytes;
+    const auto staged = buffer.counters().combine.staging_bytes;
     const auto num_files = num_open_files();
     for (int round = 0; round < 3; ++round) {
       RegisteredMemory registration = buffer.register_memory(pages.data(), pages.num_bytes());
       for (int i = 0; i < 3; ++i) ok = ok && combine(buffer, recv, pages, static_cast<float>(10 * round + i));
-      ok = ok && buffer.counters().staging_bytes == staged;
+      ok = ok && buffer.counters().combine.staging_bytes == staged;
     }
     ok = ok && num_open_files() == num_files;
-    ok = ok && combine(buffer, recv, pages, 5) && buffer.counters().staging_bytes > staged;
+    ok = ok && combine(buffer, recv, pages, 5) && buffer.counters().combine.staging_bytes > staged;
     return ok && staged > 0 ? 0 : 1;
   });
   EXPECT_EQ(num_failed(processes, 3), 0);

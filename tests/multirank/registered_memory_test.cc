@@ -50,12 +50,12 @@ TEST(RegisteredMemoryTest, CombineReadsItInPlaceWithTheSameBits) {
         const Tensor y = pages.hold(recv.x, 4 * page_bytes() + 16);
         const Tensor weights = pages.hold(recv.topk_weights);
         const auto expected = buffer.combine({.x = y, .handle = recv.handle, .topk_weights = weights});
-        const auto staged_before = buffer.counters().staging_bytes;
+        const auto staged_before = buffer.counters().combine.staging_bytes;
         EXPECT_GT(staged_before, 0);
 
         const RegisteredMemory registration = buffer.register_memory(pages.data(), pages.num_bytes());
         const auto out = buffer.combine({.x = y, .handle = recv.handle, .topk_weights = weights});
-        EXPECT_EQ(buffer.counters().staging_bytes, staged_before);
+        EXPECT_EQ(buffer.counters().combine.staging_bytes, staged_before);
         EXPECT_TRUE(same_bits(out.x, expected.x));
         EXPECT_TRUE(same_bits(out.topk_weights, expected.topk_weights));
       });
@@ -70,9 +70,9 @@ TEST(RegisteredMemoryTest, MemoryThatIsNotAllRegisteredOrNotAnyMoreIsStaged) {
     const Pages pages(8);
     const Tensor y = pages.hold(recv.x);
     const auto is_staged = [&] {
-      const auto before = buffer.counters().staging_bytes;
+      const auto before = buffer.counters().combine.staging_bytes;
       buffer.combine({.x = y, .handle = recv.handle});
-      return buffer.counters().staging_bytes > before;
+      return buffer.counters().combine.staging_bytes > before;
     };
     {
       const RegisteredMemory part = buffer.register_memory(pages.data(), page_bytes());

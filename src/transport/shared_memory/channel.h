@@ -35,6 +35,7 @@ class Channel final : public Transport {
   std::chrono::milliseconds timeout() const override { return timeout_; }
 
   Gathered all_gather(std::span<const std::byte> mine, const Operation& requested) override;
+  std::span<const std::int64_t> wait_ns() const override { return wait_ns_; }
   Segment create_segment(std::size_t num_bytes) override;
   Segment adopt_segment(std::byte* memory, std::size_t num_bytes) override;
   void discard(const Segment& segment) override { fabric_->discard(segment); }
@@ -60,6 +61,7 @@ class Channel final : public Transport {
   // One exchange: at most a slot's capacity of every rank's message, beginning at `offset`.
   void exchange(std::span<const std::byte> mine, std::size_t offset, const Operation& operation);
   void await_all(const Operation& operation);
+  void await(int rank, const Deadline& deadline, const Operation& operation);
   void require_same_operation(const Operation& operation);
   std::span<const std::byte> chunk_of(int rank, std::size_t offset);
 
@@ -85,6 +87,7 @@ class Channel final : public Transport {
   int num_spins_;
   std::uint32_t epoch_ = 0;
   std::uint64_t num_gathers_ = 0;
+  std::vector<std::int64_t> wait_ns_;
   std::string poisoned_by_;
   pid_t owner_;
   std::atomic<bool> has_left_ = false;

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -55,17 +54,36 @@ bool verify(BenchOperation& operation, Communicator& comm) {
   return all_ranks(comm, !finding);
 }
 
-BufferCounters counters_of_one_run(BenchRank& rank, BenchOperation& operation) {
-  const BufferCounters before = rank.buffer.counters();
+/// What a buffer has moved so far, as bytes that can be gathered.
+struct Moved {
+  Moved() = default;
+  explicit Moved(const BufferCounters& counters) {
+    OperationCounters all = counters.dispatch;
+    all += counters.combine;
+    bytes_read = all.bytes_read;
+    bytes_written = all.bytes_written;
+    link_bytes = all.link_bytes;
+    staging_bytes = all.staging_bytes;
+  }
+  std::int64_t bytes_read = 0;
+  std::int64_t bytes_written = 0;
+  std::int64_t link_bytes = 0;
+  std::int64_t staging_bytes = 0;
+};
+
+OperationCounters counters_of_one_run(BenchRank& rank, BenchOperation& operation) {
+  const Moved before(rank.buffer.counters());
   operation.run();
   operation.discard();
-  const BufferCounters after = rank.buffer.counters();
-  BufferCounters sum;
-  for (const auto& [b, a] : rank.comm.all_gather(std::array{before, after})) {
-    sum.bytes_read += a.bytes_read - b.bytes_read;
-    sum.bytes_written += a.bytes_written - b.bytes_written;
-    sum.link_bytes += a.link_bytes - b.link_bytes;
-    sum.staging_bytes += a.staging_bytes - b.staging_bytes;
+  const Moved after(rank.buffer.counters());
+  OperationCounters sum;
+  const auto befores = rank.comm.all_gather(before);
+  const auto afters = rank.comm.all_gather(after);
+  for (std::size_t r = 0; r < afters.size(); ++r) {
+    sum.bytes_read += afters[r].bytes_read - befores[r].bytes_read;
+    sum.bytes_written += afters[r].bytes_written - befores[r].bytes_written;
+    sum.link_bytes += afters[r].link_bytes - befores[r].link_bytes;
+    sum.staging_bytes += afters[r].staging_bytes - befores[r].staging_bytes;
   }
   return sum;
 }

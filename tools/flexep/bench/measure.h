@@ -24,7 +24,7 @@ struct BenchResult {
   Times times;
   std::optional<Times> floor;
   std::optional<Times> baseline;
-  std::optional<BufferCounters> bytes;
+  std::optional<OperationCounters> bytes;
   bool verified = false;
 };
 

@@ -39,7 +39,7 @@ Json median_or_null(const std::optional<Times>& times) {
 }
 
 Json json_of(const BenchOptions& options, const BenchResult& result) {
-  const auto bytes = [&](std::int64_t BufferCounters::*counter) {
+  const auto bytes = [&](std::int64_t OperationCounters::*counter) {
     return result.bytes ? Json((*result.bytes).*counter) : Json();
   };
   return {{"op", result.op},
@@ -64,10 +64,10 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"floor_us", median_or_null(result.floor)},
           {"fraction_of_floor", result.floor ? Json(fraction_of_floor(result)) : Json()},
           {"baseline_us", median_or_null(result.baseline)},
-          {"bytes_read", bytes(&BufferCounters::bytes_read)},
-          {"bytes_written", bytes(&BufferCounters::bytes_written)},
-          {"link_bytes", bytes(&BufferCounters::link_bytes)},
-          {"staging_bytes", bytes(&BufferCounters::staging_bytes)},
+          {"bytes_read", bytes(&OperationCounters::bytes_read)},
+          {"bytes_written", bytes(&OperationCounters::bytes_written)},
+          {"link_bytes", bytes(&OperationCounters::link_bytes)},
+          {"staging_bytes", bytes(&OperationCounters::staging_bytes)},
           {"verified", result.verified}};
 }
 
