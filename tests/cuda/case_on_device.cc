@@ -149,6 +149,7 @@ void CaseOnDevice::launch_dispatches(const std::vector<reference::RankInput>& in
   std::vector<cuda::DispatchLaunch> launches;
   for (int rank = 0; rank < spec_.num_ranks(); ++rank)
     launches.push_back(launch_of(rank, inputs[static_cast<std::size_t>(rank)], is_cached));
+  DeviceGroup::finish_uploads();
   for (const auto& launch : launches)
     require(cuda::launch_dispatch(launch, group_.stream(launch.peers.rank)), "launch");
   group_.synchronize();
@@ -295,6 +296,7 @@ cuda::CombineLaunch CaseOnDevice::combine_launch(int rank, bool is_staged) {
 std::optional<std::string> CaseOnDevice::check_combine(bool is_staged) {
   std::vector<cuda::CombineLaunch> launches;
   for (int rank = 0; rank < spec_.num_ranks(); ++rank) launches.push_back(combine_launch(rank, is_staged));
+  DeviceGroup::finish_uploads();
   for (const auto& launch : launches)
     require(cuda::launch_combine(launch, group_.stream(launch.peers.rank)), "launch");
   group_.synchronize();

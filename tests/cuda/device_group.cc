@@ -22,8 +22,9 @@ bool DeviceGroup::is_possible() {
   // Ranks wait for each other: each stream needs a hardware queue of its own.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int num_devices = 0;
-  if (cudaGetDeviceCount(&num_devices) != cudaSuccess || num_devices == 0) return false;
-  return cuda::load_kernels() == cudaSuccess;
+  int major = 0;
+  return cudaGetDeviceCount(&num_devices) == cudaSuccess && num_devices > 0 &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess && major >= 9;
 }
 
 DeviceGroup::DeviceGroup(int num_ranks, const Sizes& sizes)

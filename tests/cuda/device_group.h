@@ -29,7 +29,7 @@ class DeviceGroup {
   DeviceGroup(const DeviceGroup&) = delete;
   DeviceGroup& operator=(const DeviceGroup&) = delete;
 
-  /// Whether there is a GPU that the kernels were built for.
+  /// Whether there is a GPU, of sm_90 or later.
   static bool is_possible();
 
   int num_ranks() const { return num_ranks_; }
@@ -51,6 +51,8 @@ class DeviceGroup {
     return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(of(rank).result) + offset);
   }
 
+  /// A copy from pageable memory may go on after it has returned, and our streams do not wait for it.
+  static void finish_uploads() { require(cudaDeviceSynchronize(), "uploads"); }
   /// Until the rank's stream is idle.
   void synchronize(int rank) const { require(cudaStreamSynchronize(stream(rank)), "an operation"); }
   void synchronize() const {

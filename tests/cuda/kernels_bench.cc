@@ -6,13 +6,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <barrier>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "cuda/device_group.h"
@@ -27,6 +26,7 @@ struct BenchCase {
   int num_tokens = 4096;
   int num_sms = 16;
   bool do_expand = false;
+  int active_ranks = 8;  ///< that have tokens; the others only receive
   int num_iterations = 30;
   /// Operations that are launched together, as a graph, where launches one by one would take longer than they
   /// do; 0 = none.
@@ -62,9 +62,9 @@ struct Traffic {
   double num_pairs = 0;   ///< (token, expert)
 };
 
-Traffic traffic_of(int num_tokens) {
+Traffic traffic_of(int num_tokens, int active_ranks) {
   Traffic traffic;
-  for (int rank = 0; rank < kRanks; ++rank) {
+  for (int rank = 0; rank < active_ranks; ++rank) {
     const auto ids = draw_ids(rank, num_tokens);
     for (std::size_t token = 0; token < ids.size(); token += kTopk) {
       unsigned ranks = 0;
@@ -154,7 +154,7 @@ class Bench {
 
   void run(const BenchCase& bench) {
     prepare(bench);
-    const Traffic traffic = traffic_of(bench.num_tokens);
+    const Traffic traffic = traffic_of(bench.num_tokens, bench.active_ranks);
     const double rows = bench.do_expand ? traffic.num_pairs : traffic.num_visits;
     const double bytes = (traffic.num_tokens + rows) * kRowBytes;
     const double staging = 2 * rows * kRowBytes;
@@ -183,11 +183,12 @@ class Bench {
     memory.clear();
     shared.clear();
     RankOfBench& r = ranks_[static_cast<std::size_t>(rank)];
+    const int own_tokens = rank < bench.active_ranks ? bench.num_tokens : 0;
     const auto num_tokens = static_cast<std::size_t>(bench.num_tokens);
     const std::size_t max_rows = num_tokens * kRanks * 5 / 4 + 1024;
     const std::size_t region_bytes = max_rows * (kRowBytes + 256);
     std::byte* region = shared.take(region_bytes);
-    const auto ids = draw_ids(rank, bench.num_tokens);
+    const auto ids = draw_ids(rank, own_tokens);
     r.phase_times = reinterpret_cast<std::uint64_t*>(memory.take(256));
 
     cuda::DispatchLaunch& d = r.dispatch;
@@ -201,7 +202,7 @@ class Bench {
     d.format = {.do_expand = bench.do_expand, .num_topk = kTopk, .row_bytes = kRowBytes, .weight_bytes = 4};
     d.num_experts = kExperts;
     d.expert_alignment = bench.do_expand ? 128 : 1;
-    d.num_tokens = bench.num_tokens;
+    d.num_tokens = own_tokens;
     std::byte* ids_on_device = memory.take(ids.size() * 8);
     cudaMemcpy(ids_on_device, ids.data(), ids.size() * 8, cudaMemcpyHostToDevice);
     d.topk_idx = ids_on_device;
@@ -231,7 +232,7 @@ class Bench {
     c.header.x_is_per_token = !bench.do_expand;
     c.plan = d.plan;
     c.plan_layout = d.plan_layout;
-    c.num_tokens = bench.num_tokens;
+    c.num_tokens = own_tokens;
     c.num_columns = kHidden;
     c.out_x = memory.take(num_tokens * kRowBytes);
 
@@ -261,21 +262,21 @@ class Bench {
     for (auto& of_rank : events) {
       for (auto& event : of_rank) cudaEventCreate(&event);
     }
-    std::barrier start(kRanks);
-    std::vector<std::thread> threads;
-    for (int rank = 0; rank < kRanks; ++rank) {
-      threads.emplace_back([&, rank] {
+    // One thread launches for all ranks in turn. Where two streams share a hardware queue, a rank that runs
+    // ahead would block the kernel that it waits for.
+    std::vector<std::unique_ptr<Work>> works;
+    for (int rank = 0; rank < kRanks; ++rank)
+      works.push_back(std::make_unique<Work>(bench.operations_per_graph,
+                                             ranks_[static_cast<std::size_t>(rank)], group_.stream(rank),
+                                             launch_one));
+    for (std::size_t i = 0; i < static_cast<std::size_t>(num_operations); ++i) {
+      for (int rank = 0; rank < kRanks; ++rank) {
         const auto r = static_cast<std::size_t>(rank);
-        const Work work(bench.operations_per_graph, ranks_[r], group_.stream(rank), launch_one);
-        start.arrive_and_wait();
-        for (auto& event : events[r]) {
-          work.enqueue();
-          cudaEventRecord(event, group_.stream(rank));
-        }
-        group_.synchronize(rank);
-      });
+        works[r]->enqueue();
+        cudaEventRecord(events[r][i], group_.stream(rank));
+      }
     }
-    for (auto& thread : threads) thread.join();
+    group_.synchronize();
     std::vector<double> times;
     for (int i = kWarmUps; i < num_operations; ++i) {
       double slowest = 0;
@@ -330,17 +331,26 @@ class Bench {
 }  // namespace
 }  // namespace flexep::testing
 
-int main() {
+/// @param argv  a word: only cases whose name contains it.
+int main(int argc, char** argv) {
   using flexep::testing::Bench;
+  using flexep::testing::BenchCase;
   if (!flexep::testing::DeviceGroup::is_possible()) {
-    fmt::print(stderr, "no GPU that the kernels were built for\n");
+    fmt::print(stderr, "no GPU of sm_90 or later\n");
     return 1;
   }
+  const std::vector<BenchCase> cases{
+      {.name = "1 token", .num_tokens = 1, .num_iterations = 40, .operations_per_graph = 20},
+      {.name = "128 tokens", .num_tokens = 128, .num_iterations = 40, .operations_per_graph = 20},
+      {.name = "compact, 6 SMs", .num_sms = 6},
+      {.name = "compact"},
+      {.name = "expanded", .do_expand = true},
+      {.name = "one active rank, 1 SM", .num_tokens = 1024, .num_sms = 1, .active_ranks = 1},
+      {.name = "one active rank, 8 SMs", .num_sms = 8, .active_ranks = 1},
+  };
   Bench bench;
-  bench.run({.name = "compact"});
-  bench.run({.name = "compact, 6 SMs", .num_sms = 6});
-  bench.run({.name = "expanded", .do_expand = true});
-  bench.run({.name = "128 tokens", .num_tokens = 128, .num_iterations = 40, .operations_per_graph = 20});
-  bench.run({.name = "1 token", .num_tokens = 1, .num_iterations = 40, .operations_per_graph = 20});
+  for (const BenchCase& one : cases) {
+    if (argc < 2 || one.name.find(argv[1]) != std::string::npos) bench.run(one);
+  }
   return 0;
 }

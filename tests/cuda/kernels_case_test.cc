@@ -15,7 +15,7 @@ using conformance::draw_case;
 class KernelCaseTest : public ::testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU that the kernels were built for";
+    if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU of sm_90 or later";
     group_ = std::make_unique<DeviceGroup>(GetParam(), DeviceGroup::Sizes{});
   }
 
@@ -80,7 +80,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, KernelCaseTest, ::testing::Values(1, 2, 3, 4, 8)
 
 /// More experts than there is shared memory for: masks in strips, plans in the workspace.
 TEST(KernelLimitsTest, TensOfThousandsOfExperts) {
-  if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU that the kernels were built for";
+  if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU of sm_90 or later";
   DeviceGroup group(2, {.max_experts = 65536});
   for (const bool do_expand : {false, true}) {
     CaseSpec spec = draw_case(5, 2);

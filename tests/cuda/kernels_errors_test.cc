@@ -23,7 +23,7 @@ constexpr int kRanks = 3;
 class KernelErrorTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU that the kernels were built for";
+    if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU of sm_90 or later";
     make_group(20'000'000'000);
     spec_ = conformance::draw_case(1, kRanks);
     spec_.num_tokens = {40, 50, 60};
@@ -47,6 +47,7 @@ class KernelErrorTest : public ::testing::Test {
       launches.push_back(prepared.dispatch_launch(rank));
       change(launches.back());
     }
+    DeviceGroup::finish_uploads();
     for (const auto& launch : launches) {
       if (launch.num_sms == 0) continue;
       ASSERT_EQ(cuda::launch_dispatch(launch, group_->stream(launch.peers.rank)), cudaSuccess);
@@ -135,9 +136,12 @@ TEST_F(KernelErrorTest, ARefusalReachesTheOthersAsText) {
   cuda::RefusalLaunch refusal{.peers = group_->peers(0),
                               .reports = group_->reports(0, spec_.num_experts / kRanks)};
   std::strcpy(refusal.text, "x on rank 0 is upside down");
+  std::vector<cuda::DispatchLaunch> launches;
+  for (int rank = 1; rank < kRanks; ++rank) launches.push_back(prepared.dispatch_launch(rank));
+  DeviceGroup::finish_uploads();
   ASSERT_EQ(cuda::launch_refusal(refusal, group_->stream(0)), cudaSuccess);
-  for (int rank = 1; rank < kRanks; ++rank)
-    ASSERT_EQ(cuda::launch_dispatch(prepared.dispatch_launch(rank), group_->stream(rank)), cudaSuccess);
+  for (const auto& launch : launches)
+    ASSERT_EQ(cuda::launch_dispatch(launch, group_->stream(launch.peers.rank)), cudaSuccess);
   group_->synchronize();
   expect_everywhere(Verdict::kRefused, 0);
   const cuda::ResultLayout layout{kRanks, spec_.num_experts / kRanks};

@@ -10,7 +10,8 @@
 namespace flexep::cuda {
 namespace {
 
-constexpr std::size_t kMaxDynamicMemory = 224 * 1024;
+/// A block may have 227 KiB on sm_90, together with the static part.
+constexpr std::size_t kMaxDynamicMemory = 216 * 1024;
 /// More than half of what a multiprocessor has, so that each block has one of its own.
 constexpr std::size_t kMinDynamicMemory = 120 * 1024;
 
@@ -99,13 +100,13 @@ class Combine {
       send_message(operation_, memory_.header(), 0, [](int) { return 0; });
     }
     memory_.judgement.reset();
-    if (!await_messages(operation_, memory_.missing)) {
+    if (!await_messages(operation_, memory_)) {
       operation_.poison();
       if (is_speaker()) report_timeout(operation_, memory_.missing, 0, Verdict::kTimedOut);
       return false;
     }
     operation_.pass(Phase::kHeard);
-    const Messages messages(operation_);
+    const Messages messages(operation_, memory_);
     compare_headers(launch_.peers, messages, memory_.judgement);
     find_sources(messages);
     const Verdict verdict = memory_.judgement.settle();
@@ -131,7 +132,7 @@ class Combine {
     if (verdict != Verdict::kGo) return report_failed_verdict(operation_, messages, memory_.judgement);
     OperationResult& result = *launch_.reports.result;
     if (thread_in_block() == 0) result.verdict = verdict;
-    make_ready(operation_, result);
+    make_ready(operation_, result, Crew{thread_in_block(), kNumThreads, 0});
   }
 
   // ---- Pull ----
@@ -147,9 +148,7 @@ class Combine {
                       .rows = layout.do_expand ? kept<std::int32_t>(layout.rows()) : token_slots,
                       .num_topk = layout.num_topk,
                       .do_expand = layout.do_expand};
-    const int num_workers = num_blocks() * kNumWarps;
-    for (int token = warp_in_block() * num_blocks() + block(); token < head_.num_tokens; token += num_workers)
-      pull_token<T>(job, token, list());
+    pull_tokens<T>(job, head_.num_tokens, list());
   }
 
   // ---- Complete ----
@@ -185,6 +184,7 @@ __global__ void __launch_bounds__(kNumThreads, 1)
     combine_kernel(const __grid_constant__ CombineLaunch launch) {
   extern __shared__ __align__(128) std::byte dynamic[];
   __shared__ ExchangeMemory memory;
+  if (launch.peers.state == nullptr) return;  // load()
   Combine<T>(launch, memory, dynamic).run();
 }
 

@@ -21,6 +21,7 @@ struct DispatchMemory {
   int num_max_tokens_per_rank;
   unsigned long long bad_pair;
   alignas(8) std::uint64_t barriers[BulkPush::kWarps * BulkPush::kStages];
+  BulkPush::Piece loaded[BulkPush::kWarps * BulkPush::kStages];
 };
 
 /// The parts of the workspace.
@@ -84,22 +85,21 @@ class Dispatch {
     if (is_speaker() && thread_in_block() == 0) head().is_valid = 0;
     num_tokens_ = launch_.device_num_tokens == nullptr ? launch_.num_tokens : *launch_.device_num_tokens;
     const bool has_room = num_tokens_ <= launch_.plan_layout.max_tokens;
-    tokens_ = tokens_of_block(has_room ? num_tokens_ : 0);
+    tokens_ = tokens_of_block(has_room ? num_tokens_ : 0, block());
     if (!count_and_hear(has_room)) return false;
-    if (judge_counts() &&
-        exceeds_limits(launch_.peers, Messages(operation_), plan_, launch_.format.do_expand)) {
+    if (judge_counts() && exceeds_limits(launch_.peers, messages(), plan_, launch_.format.do_expand)) {
       if (!drop_pairs() || !count_and_hear(has_room)) return false;
       judge_counts();
     }
     place_outputs();
     const Verdict verdict = memory_.exchange.judgement.settle();
-    if (is_speaker()) conclude(verdict);
+    if (is_speaker() && verdict != Verdict::kGo) conclude_failure(verdict);
     return verdict == Verdict::kGo;
   }
 
   __device__ bool agree_on_handle() {
     num_tokens_ = head().num_tokens;
-    tokens_ = tokens_of_block(num_tokens_);
+    tokens_ = tokens_of_block(num_tokens_, block());
     if (is_speaker()) {
       if (thread_in_block() == 0 && head().is_valid == 0)
         memory_.exchange.header().refusal = Refusal::kInvalidHandle;
@@ -109,10 +109,7 @@ class Dispatch {
     if (!hear()) return false;
     judge_handle();
     const Verdict verdict = memory_.exchange.judgement.settle();
-    if (is_speaker()) {
-      if (verdict == Verdict::kGo) add_stats();
-      report_verdict(verdict);
-    }
+    if (is_speaker() && verdict != Verdict::kGo) conclude_failure(verdict);
     return verdict == Verdict::kGo;
   }
 
@@ -136,6 +133,7 @@ class Dispatch {
 
   __device__ std::int32_t count_of_blocks(int column, int num_blocks) const {
     std::int32_t count = 0;
+#pragma unroll 16
     for (int b = 0; b < num_blocks; ++b)
       count += workspace_.counts[static_cast<std::int64_t>(b) * topk_idx_.num_columns() + column];
     return count;
@@ -173,7 +171,7 @@ class Dispatch {
 
   __device__ bool hear() {
     memory_.exchange.judgement.reset();
-    if (await_messages(operation_, memory_.exchange.missing)) {
+    if (await_messages(operation_, memory_.exchange)) {
       operation_.pass(Phase::kHeard);
       return true;
     }
@@ -186,11 +184,13 @@ class Dispatch {
 
   /// @return whether all agree so far: what each rank receives is known.
   __device__ bool judge_counts() {
-    const Messages messages(operation_);
+    const Messages messages = this->messages();
     Judgement& judgement = memory_.exchange.judgement;
     compare_headers(launch_.peers, messages, judgement);
     if (judgement.settle() != Verdict::kGo) return false;
-    sum_counts(launch_.peers, messages, topk_idx_, plan_, judgement);
+    sum_counts(launch_.peers, messages, topk_idx_, plan_, judgement,
+               [&](int column) { return count_of_blocks(column, block()); });
+    find_regions(launch_.peers, messages, plan_);
     agree_on_num_max_tokens(messages);
     __syncthreads();
     start_experts(
@@ -201,21 +201,14 @@ class Dispatch {
 
   __device__ void place_outputs() {
     if (memory_.exchange.judgement.settle() != Verdict::kGo) return;
-    find_targets(launch_.peers, Messages(operation_), launch_.format, plan_, memory_.exchange.judgement);
-    count_blocks_before();
-  }
-
-  __device__ void count_blocks_before() {
-    for (int c = thread_in_block(); c < topk_idx_.num_columns(); c += kNumThreads)
-      plan_.next[c] += count_of_blocks(c, block());
-    __syncthreads();
+    find_targets(launch_.peers, messages(), launch_.format, plan_, memory_.exchange.judgement);
   }
 
   /// Takes the pairs that do not fit out of the ids, as if they had never been there; what is left is counted
   /// and exchanged anew. @return false when another block timed out.
   __device__ bool drop_pairs() {
-    find_quotas(launch_.peers, Messages(operation_), topk_idx_, launch_.format, launch_.expert_alignment,
-                plan_);
+    find_quotas(launch_.peers, messages(), topk_idx_, launch_.format, launch_.expert_alignment, plan_);
+    __syncthreads();  // the sizes, which are found once more, have been read
     const bool do_expand = launch_.format.do_expand;
     // Quotas count from an expert's first pair.
     start_experts(topk_idx_, launch_.expert_alignment, plan_, memory_.exchange.judgement,
@@ -223,7 +216,6 @@ class Dispatch {
                     if (do_expand) plan_.next[topk_idx_.column_of_expert(expert)] -= start;
                   });
     __syncthreads();
-    count_blocks_before();
     place_tokens(topk_idx_, tokens_, masks_, plan_.next, places());
     const std::int32_t* place = do_expand ? places().rows : places().token_slots;
     const std::int64_t end = topk_idx_.first_pair(tokens_.end);
@@ -269,10 +261,11 @@ class Dispatch {
   }
 
   __device__ void judge_handle() {
-    const Messages messages(operation_);
+    const Messages messages = this->messages();
     Judgement& judgement = memory_.exchange.judgement;
     compare_headers(launch_.peers, messages, judgement);
     if (judgement.settle() != Verdict::kGo) return;
+    find_regions(launch_.peers, messages, plan_);
     const auto* sizes = kept<ReceiveSize>(launch_.plan_layout.layout_sizes());
     for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads) plan_.sizes[r] = sizes[r];
     const auto* starts = kept<std::int32_t>(launch_.plan_layout.expert_start_rows());
@@ -290,21 +283,29 @@ class Dispatch {
 
   // ---- What the speaker makes of the verdict ----
 
-  __device__ void conclude(Verdict verdict) {
-    if (verdict == Verdict::kGo) {
-      keep_plan();
-      add_stats();
-    }
-    if (verdict != Verdict::kRefused && verdict != Verdict::kMismatch) report_counts(*launch_.reports.result);
-    report_verdict(verdict);
+  __device__ void conclude_failure(Verdict verdict) {
+    const Crew everybody{thread_in_block(), kNumThreads, 0};
+    if (verdict == Verdict::kTooLarge || verdict == Verdict::kDoesNotFit)
+      report_counts(*launch_.reports.result, everybody);
+    report_failed_verdict(operation_, messages(), memory_.exchange.judgement);
   }
 
-  __device__ void keep_plan() {
-    const Messages messages(operation_);
+  /// While rows are moving already.
+  __device__ void conclude(const Crew& crew) {
+    if (!launch_.is_cached()) {
+      keep_plan(crew);
+      report_counts(*launch_.reports.result, crew);
+    }
+    add_stats(crew);
+    report_sizes(crew);
+  }
+
+  __device__ void keep_plan(const Crew& crew) {
+    const Messages messages = this->messages();
     auto* sizes = kept<ReceiveSize>(launch_.plan_layout.layout_sizes());
-    for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads) sizes[r] = plan_.sizes[r];
-    if (warp_in_block() == 0) keep_psum_of_ranks(messages);
-    if (thread_in_block() != 0) return;
+    for (int r = crew.thread; r < launch_.peers.num_ranks; r += crew.num_threads) sizes[r] = plan_.sizes[r];
+    if (crew.warp() == 0) keep_psum_of_ranks(messages);
+    if (crew.thread != 0) return;
     const ReceiveSize& own = plan_.sizes[launch_.peers.rank];
     head() = {.is_valid = 1,
               .num_tokens = num_tokens_,
@@ -326,35 +327,35 @@ class Dispatch {
     }
   }
 
-  __device__ void add_stats() {
+  __device__ void add_stats(const Crew& crew) {
     std::int32_t* stats = launch_.cumulative_local_expert_recv_stats;
     if (stats == nullptr) return;
-    for (int i = thread_in_block(); i < topk_idx_.num_local_experts; i += kNumThreads)
+    for (int i = crew.thread; i < topk_idx_.num_local_experts; i += crew.num_threads)
       stats[i] += plan_.routed[i];
   }
 
-  __device__ void report_counts(OperationResult& result) {
-    const Messages messages(operation_);
+  __device__ void report_counts(OperationResult& result, const Crew& crew) {
+    const Messages messages = this->messages();
     const ResultLayout& layout = launch_.reports.layout;
     const int rank = launch_.peers.rank;
     const int num_local = topk_idx_.num_local_experts;
     auto* sizes = array_of<ReceiveSize>(result, layout.receive_sizes());
     auto* received = array_of<std::int32_t>(result, layout.recv_tokens_per_rank());
     auto* sent = array_of<std::int32_t>(result, layout.sent_tokens_per_rank());
-    for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads) {
+    for (int r = crew.thread; r < launch_.peers.num_ranks; r += crew.num_threads) {
       sizes[r] = plan_.sizes[r];
       received[r] = messages.counts(r)[rank];
       sent[r] = messages.counts(rank)[r];
     }
     auto* per_expert = array_of<std::int32_t>(result, layout.recv_tokens_per_expert());
     auto* dropped = array_of<std::int32_t>(result, layout.dropped_tokens());
-    for (int i = thread_in_block(); i < num_local; i += kNumThreads) {
+    for (int i = crew.thread; i < num_local; i += crew.num_threads) {
       const std::int32_t count = plan_.totals[first_own_column() + i];
       per_expert[i] = count;
       dropped[i] = plan_.routed[i] - count;
     }
     auto* rows = array_of<std::int32_t>(result, layout.sent_rows_per_rank());
-    for (int r = warp_in_block(); r < launch_.peers.num_ranks; r += kNumWarps) {
+    for (int r = crew.warp(); r < launch_.peers.num_ranks; r += crew.num_warps()) {
       const std::int32_t num_rows =
           launch_.format.do_expand ? sent_pairs(messages, r) : messages.counts(rank)[r];
       if (lane_in_warp() == 0) rows[r] = num_rows;
@@ -371,18 +372,16 @@ class Dispatch {
     return __reduce_add_sync(0xFFFFFFFFu, sum);
   }
 
-  __device__ void report_verdict(Verdict verdict) {
-    if (verdict != Verdict::kGo)
-      return report_failed_verdict(operation_, Messages(operation_), memory_.exchange.judgement);
+  __device__ void report_sizes(const Crew& crew) {
     OperationResult& result = *launch_.reports.result;
-    if (thread_in_block() == 0) {
+    if (crew.thread == 0) {
       const ReceiveSize& own = plan_.sizes[launch_.peers.rank];
-      result.verdict = verdict;
+      result.verdict = Verdict::kGo;
       result.num_recv_tokens = own.num_recv_tokens;
       result.num_expanded_tokens = own.num_expanded_tokens;
       result.num_max_tokens_per_rank = memory_.num_max_tokens_per_rank;
     }
-    make_ready(operation_, result);
+    make_ready(operation_, result, crew);
   }
 
   // ---- Move ----
@@ -390,12 +389,12 @@ class Dispatch {
   __device__ void move() {
     if (!launch_.is_cached()) {
       place_tokens(topk_idx_, tokens_, masks_, plan_.next, places());
-      keep_ids();
+      if (kBulk && TokenSource::most_shared(num_tokens_) > 0) operation_.arrive();
     }
     operation_.pass(Phase::kPlaced);
     const bool do_expand = launch_.format.do_expand;
     const PairPlaces places = this->places();
-    const PushJob job{.tokens = tokens_,
+    const PushJob job{.num_tokens = num_tokens_,
                       .num_topk = launch_.format.num_topk,
                       .do_expand = do_expand,
                       .row_bytes = launch_.format.row_bytes,
@@ -404,45 +403,49 @@ class Dispatch {
                       .owners = places.owners,
                       .rows = do_expand ? places.rows : places.token_slots,
                       .targets = plan_.targets};
-    const SideData side{launch_, job, places.token_slots, topk_idx_, memory_.num_max_tokens_per_rank};
+    const SideData side{
+        launch_, job, tokens_, places.token_slots, topk_idx_, memory_.num_max_tokens_per_rank};
     if constexpr (kBulk && kHasBulkCopies) {
       push_in_bulk(job, side);
     } else {
-      push_through_registers(job, warp_in_block(), kNumWarps);
-      push_rest(side, warp_in_block(), kNumWarps);
+      push_through_registers(job, tokens_, warp_in_block(), kNumWarps);
+      push_rest(side, {thread_in_block(), kNumThreads, 0});
     }
-  }
-
-  __device__ void keep_ids() {
-    if (launch_.kept_topk_idx == nullptr || launch_.kept_topk_idx == topk_idx_.ids) return;
-    const std::int64_t end = topk_idx_.first_pair(tokens_.end);
-    for (std::int64_t i = topk_idx_.first_pair(tokens_.begin) + thread_in_block(); i < end; i += kNumThreads)
-      store_id(static_cast<std::byte*>(launch_.kept_topk_idx), i, topk_idx_.idx_bytes, topk_idx_.at(i));
   }
 
   /// A few warps move rows, the others what goes with them.
   __device__ void push_in_bulk(const PushJob& job, const SideData& side) {
-    constexpr int kNumBarriers = BulkPush::kWarps * BulkPush::kStages;
-    if (thread_in_block() < kNumBarriers) init_mbarrier(memory_.barriers + thread_in_block());
+    constexpr int kNumStages = BulkPush::kWarps * BulkPush::kStages;
+    if (thread_in_block() < kNumStages) init_mbarrier(memory_.barriers + thread_in_block());
     fence_mbarrier_init();
     fence_async_proxy();  // the masks lay where the stages are
     __syncthreads();
+    constexpr int kPushThreads = BulkPush::kWarps * kWarpSize;
     const int warp = warp_in_block();
     if (warp < BulkPush::kWarps) {
-      constexpr std::size_t kWarpBytes = BulkPush::kStages * std::size_t{BulkPush::kStageBytes};
-      BulkPipeline(job, dynamic_ + static_cast<std::size_t>(warp) * kWarpBytes,
-                   memory_.barriers + warp * BulkPush::kStages, warp, BulkPush::kWarps)
+      BulkPipeline(job, TokenSource(operation_, num_tokens_, warp), dynamic_, memory_.barriers,
+                   memory_.loaded, warp)
           .run();
     } else {
-      push_rest(side, warp - BulkPush::kWarps, kNumWarps - BulkPush::kWarps);
+      push_rest(side, {thread_in_block() - kPushThreads, kNumThreads - kPushThreads, 1});
     }
   }
 
-  __device__ void push_rest(const SideData& side, int worker, int num_workers) {
-    push_side_data(side, worker, num_workers);
+  __device__ void push_rest(const SideData& side, const Crew& crew) {
+    if (is_speaker()) conclude(crew);
+    push_side_data(side, crew.warp(), crew.num_warps());
+    keep_ids(crew);
     if (!launch_.do_zero_padding) return;
     zero_gaps(launch_, plan_.targets[launch_.peers.rank], plan_.totals + first_own_column(), plan_.starts,
-              block() * num_workers + worker, num_blocks() * num_workers);
+              block() * crew.num_warps() + crew.warp(), num_blocks() * crew.num_warps());
+  }
+
+  __device__ void keep_ids(const Crew& crew) {
+    if (launch_.is_cached() || launch_.kept_topk_idx == nullptr || launch_.kept_topk_idx == topk_idx_.ids)
+      return;
+    const std::int64_t end = topk_idx_.first_pair(tokens_.end);
+    for (std::int64_t i = topk_idx_.first_pair(tokens_.begin) + crew.thread; i < end; i += crew.num_threads)
+      store_id(static_cast<std::byte*>(launch_.kept_topk_idx), i, topk_idx_.idx_bytes, topk_idx_.at(i));
   }
 
   __device__ PairPlaces places() const {
@@ -474,7 +477,12 @@ class Dispatch {
   __device__ T* kept(std::size_t offset) const {
     return reinterpret_cast<T*>(launch_.plan + offset);
   }
-  __device__ PlanHead& head() const { return *kept<PlanHead>(launch_.plan_layout.head()); }
+  __device__ Messages messages() const {
+    return Messages(operation_, memory_.exchange);
+  }
+  __device__ PlanHead& head() const {
+    return *kept<PlanHead>(launch_.plan_layout.head());
+  }
 
   const DispatchLaunch& launch_;
   DispatchMemory& memory_;
@@ -495,6 +503,7 @@ __global__ void __launch_bounds__(kNumThreads, 1)
     dispatch_kernel(const __grid_constant__ DispatchLaunch launch) {
   extern __shared__ __align__(128) std::byte dynamic[];
   __shared__ DispatchMemory memory;
+  if (launch.peers.state == nullptr) return;  // load()
   Dispatch<kBulk>(launch, memory, dynamic).run();
 }
 

@@ -33,10 +33,14 @@ struct Judgement {
   __device__ int culprit() const { return worst == kGo ? 0 : static_cast<int>(worst & 0xFFFFFFFFu); }
 };
 
+/// Ranks whose headers are copied into shared memory; those of more are read where they are.
+constexpr int kMaxLocalHeaders = 16;
+
 /// What every kernel keeps of its exchange in shared memory.
 struct ExchangeMemory {
   /// This rank's; as bytes, since shared memory runs no constructors.
   alignas(ExchangeHeader) std::byte header_bytes[sizeof(ExchangeHeader)];
+  alignas(ExchangeHeader) std::byte received_bytes[kMaxLocalHeaders * sizeof(ExchangeHeader)];
   Judgement judgement;
   MissingRanks missing;
 
@@ -46,21 +50,27 @@ struct ExchangeMemory {
 /// All ranks' messages of an exchange, in this rank's mailbox.
 class Messages {
  public:
-  __device__ explicit Messages(const Operation& operation)
-      : slots_(operation.peers.mailboxes[operation.peers.rank] +
-               operation.peers.mailbox.slot(0, operation.exchange)),
+  __device__ Messages(const Operation& operation, const ExchangeMemory& memory)
+      : local_headers_(operation.peers.num_ranks <= kMaxLocalHeaders
+                           ? reinterpret_cast<const ExchangeHeader*>(memory.received_bytes)
+                           : nullptr),
+        slots_(operation.mailbox + operation.peers.mailbox.slot(0, operation.exchange)),
         slot_bytes_(operation.peers.mailbox.slot_bytes()) {}
 
   __device__ const ExchangeHeader& header(int rank) const {
-    return *reinterpret_cast<const ExchangeHeader*>(slots_ + static_cast<std::size_t>(rank) * slot_bytes_);
+    return local_headers_ != nullptr ? local_headers_[rank] : *message(rank);
+  }
+  __device__ const ExchangeHeader* message(int rank) const {
+    return reinterpret_cast<const ExchangeHeader*>(slots_ + static_cast<std::size_t>(rank) * slot_bytes_);
   }
   /// int32 [R + E]
   __device__ const std::int32_t* counts(int rank) const {
-    return reinterpret_cast<const std::int32_t*>(&header(rank) + 1);
+    return reinterpret_cast<const std::int32_t*>(message(rank) + 1);
   }
-  __device__ const char* text(int rank) const { return reinterpret_cast<const char*>(&header(rank) + 1); }
+  __device__ const char* text(int rank) const { return reinterpret_cast<const char*>(message(rank) + 1); }
 
  private:
+  const ExchangeHeader* local_headers_;
   const std::byte* slots_;
   std::size_t slot_bytes_;
 };
@@ -92,10 +102,19 @@ __device__ void send_message(const Operation& operation, const ExchangeHeader& h
 }
 
 /// Waits for all ranks' messages. Every block does so for itself. @return false when a rank did not come.
-__device__ inline bool await_messages(const Operation& operation, MissingRanks& missing) {
+__device__ inline bool await_messages(const Operation& operation, ExchangeMemory& memory) {
   const Peers& peers = operation.peers;
-  return await_all(peers, operation.exchange, missing,
-                   [&](int source) { return peers.mailbox.header_signal(source); });
+  if (!await_all(peers, operation.exchange, memory.missing,
+                 [&](int source) { return peers.mailbox.header_signal(source); }))
+    return false;
+  if (peers.num_ranks > kMaxLocalHeaders) return true;
+  constexpr int kWords = sizeof(ExchangeHeader) / sizeof(std::uint64_t);
+  const Messages messages(operation, memory);
+  auto* to = reinterpret_cast<std::uint64_t*>(memory.received_bytes);
+  for (int i = thread_in_block(); i < peers.num_ranks * kWords; i += kNumThreads)
+    to[i] = reinterpret_cast<const std::uint64_t*>(messages.message(i / kWords))[i % kWords];
+  __syncthreads();
+  return true;
 }
 
 /// Does everybody take part, and does everybody mean the same?

@@ -8,7 +8,7 @@ cudaError_t load_kernels() {
   for (const auto load : {load_dispatch, load_combine, load_refusal}) {
     if (const cudaError_t error = load(); error != cudaSuccess) return error;
   }
-  return cudaSuccess;
+  return cudaStreamSynchronize(cudaStreamPerThread);
 }
 
 }  // namespace flexep::cuda

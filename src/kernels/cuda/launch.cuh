@@ -12,18 +12,20 @@ namespace flexep::cuda {
 template <typename Launch>
 using Kernel = void (*)(const Launch);
 
-/// Loads the kernel onto the current device and lets it use that much dynamic shared memory.
-template <typename Launch>
-cudaError_t load(Kernel<Launch> kernel, std::size_t dynamic_bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(dynamic_bytes));
-}
-
 template <typename Launch>
 cudaError_t enqueue(Kernel<Launch> kernel, const Launch& launch, int num_blocks, std::size_t dynamic_bytes,
                     cudaStream_t stream) {
   kernel<<<static_cast<unsigned>(num_blocks), kNumThreads, dynamic_bytes, stream>>>(launch);
   return cudaGetLastError();
+}
+
+/// Lets the kernel use that much dynamic shared memory, and runs it once with nothing to do: only a launch is
+/// sure to load it, and would otherwise do so while kernels of other ranks wait for this one.
+template <typename Launch>
+cudaError_t load(Kernel<Launch> kernel, std::size_t dynamic_bytes) {
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(dynamic_bytes));
+  return error != cudaSuccess ? error : enqueue(kernel, Launch{}, 1, dynamic_bytes, cudaStreamPerThread);
 }
 
 inline bool current_device_has_bulk_copies() {

@@ -33,6 +33,17 @@ __device__ inline bool is_speaker() {
   return block() == 0;
 }
 
+/// Some warps of a block that work together while others do something else.
+struct Crew {
+  int thread;       ///< of this thread among them
+  int num_threads;  ///< of whole warps
+  int barrier;      ///< number of the barrier that they share
+
+  __device__ int warp() const { return thread / kWarpSize; }
+  __device__ int num_warps() const { return num_threads / kWarpSize; }
+  __device__ void synchronize() const { sync_threads(barrier, num_threads); }
+};
+
 class Deadline {
  public:
   __device__ explicit Deadline(std::uint64_t timeout_ns) : end_(clock_ns() + timeout_ns) {}
@@ -52,6 +63,7 @@ class Operation {
  public:
   __device__ Operation(const Peers& peers, const Reports& reports) : peers(peers), reports(reports) {
     const DeviceState& state = *peers.state;
+    mailbox = peers.mailboxes[peers.rank];
     exchange = state.num_exchanges + 1;
     number = state.num_operations + 1;
   }
@@ -73,18 +85,22 @@ class Operation {
   __device__ void arrive() {
     ++num_barriers_;
     __syncthreads();
-    if (thread_in_block() == 0) add_release(&peers.state->num_arrivals);
+    if (thread_in_block() == 0 && num_blocks() > 1) add_release(&peers.state->num_arrivals);
   }
   /// Until all blocks have arrived at the barrier at which this one arrived last. @return false when one of
   /// them timed out instead.
   __device__ bool wait_for_all_blocks() const {
-    const auto all = static_cast<std::uint32_t>(num_barriers_ * num_blocks());
-    bool is_given_up = false;
-    if (thread_in_block() == 0) {
-      while (load_acquire(&peers.state->num_arrivals) < all && !is_given_up)
-        is_given_up = load_acquire(&peers.state->is_poisoned) != 0;
-    }
+    const bool is_given_up = thread_in_block() == 0 && !await_all_blocks();
     return __syncthreads_or(is_given_up) == 0;
+  }
+  /// The same for one thread.
+  __device__ bool await_all_blocks() const {
+    if (num_blocks() == 1) return true;
+    const auto all = static_cast<std::uint32_t>(num_barriers_ * num_blocks());
+    while (load_acquire(&peers.state->num_arrivals) < all) {
+      if (load_acquire(&peers.state->is_poisoned) != 0) return false;
+    }
+    return true;
   }
 
   /// The last thing that a kernel does: when all blocks are through, the speaker calls complete(whether they
@@ -100,10 +116,12 @@ class Operation {
     peers.state->num_exchanges = exchange;
     peers.state->num_operations = number;
     peers.state->num_arrivals = 0;
+    peers.state->num_tokens_taken = 0;
   }
 
   const Peers& peers;
   const Reports& reports;
+  std::byte* mailbox;      ///< this rank's
   std::uint64_t exchange;  ///< number of the running exchange
   std::uint64_t number;    ///< of the operation
 

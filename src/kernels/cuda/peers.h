@@ -22,7 +22,8 @@ struct DeviceState {
   std::uint64_t num_exchanges = 0;   ///< headers sent so far: the same number on all ranks between operations
   std::uint64_t num_operations = 0;  ///< the number of the last operation is this
   std::uint32_t num_arrivals = 0;    ///< of blocks at the barriers of the running kernel; 0 between kernels
-  std::uint32_t is_poisoned = 0;     ///< a wait timed out: this and all later kernels end at once
+  std::uint32_t num_tokens_taken = 0;  ///< of those that blocks deal out among themselves; 0 between kernels
+  std::uint32_t is_poisoned = 0;       ///< a wait timed out: this and all later kernels end at once
 };
 
 /// How a kernel reaches the other ranks. Pointers are valid on the device; everything lives as long as the

@@ -36,6 +36,12 @@ __device__ inline std::uint32_t load_acquire(const std::uint32_t* word) {
   return value;
 }
 
+/// Waits for `num_threads` threads of the block, whole warps, that come to the barrier of this number; 0 is
+/// __syncthreads().
+__device__ inline void sync_threads(int barrier, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(num_threads) : "memory");
+}
+
 // ---- Time ------------------------------------------------------------------------------------------------
 
 /// A clock that all multiprocessors share; its step may be as coarse as a microsecond.

@@ -132,14 +132,30 @@ __device__ inline void gather_weights(const PullJob& job, int token) {
   }
 }
 
+/// One part of a token's row; its weights go with the first.
 template <typename T>
-__device__ void pull_token(const PullJob& job, int token, const TermList& list) {
+__device__ void pull_part(const PullJob& job, int token, const RowPart& part, const TermList& list) {
   bool in_groups = false;
   const int num_terms = list_terms(job, token, list, in_groups);
-  sum_row<T>(list.terms, num_terms, in_groups,
-             job.launch.out_x + static_cast<std::size_t>(token) * job.row_bytes, job.row_bytes);
-  if (job.launch.weight_bytes > 0) gather_weights(job, token);
+  std::byte* out = job.launch.out_x + static_cast<std::size_t>(token) * job.row_bytes;
+  sum_rows<T>(list.terms, num_terms, in_groups, out, part);
+  if (job.launch.weight_bytes > 0 && part.begin == 0) gather_weights(job, token);
   __syncwarp();
+}
+
+/// A warp takes a token, or a part of one where there are more warps than tokens.
+template <typename T>
+__device__ void pull_tokens(const PullJob& job, int num_tokens, const TermList& list) {
+  const int num_workers = num_blocks() * kNumWarps;
+  const int most_parts = static_cast<int>(ceil_div(job.row_bytes, RowPart::kStep));
+  const int num_parts = max(1, min(num_workers / max(num_tokens, 1), most_parts));
+  const std::size_t part_bytes = static_cast<std::size_t>(ceil_div(most_parts, num_parts)) * RowPart::kStep;
+  for (std::int64_t i = warp_in_block() * num_blocks() + block();
+       i < static_cast<std::int64_t>(num_tokens) * num_parts; i += num_workers) {
+    const std::size_t begin = static_cast<std::size_t>(i % num_parts) * part_bytes;
+    const std::size_t end = begin + part_bytes < job.row_bytes ? begin + part_bytes : job.row_bytes;
+    if (begin < end) pull_part<T>(job, static_cast<int>(i / num_parts), {begin, end}, list);
+  }
 }
 
 }  // namespace flexep::cuda

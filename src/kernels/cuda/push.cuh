@@ -7,9 +7,9 @@
 
 namespace flexep::cuda {
 
-/// What a block pushes.
+/// What a rank pushes.
 struct PushJob {
-  TokenRange tokens;
+  int num_tokens;
   int num_topk;
   bool do_expand;
   std::size_t row_bytes;
@@ -39,89 +39,148 @@ struct BulkPush {
   static constexpr int kStages = 3;
   static constexpr std::uint32_t kStageBytes = 14336;  ///< a row of 7168 bf16
   static constexpr std::size_t kMemoryBytes = static_cast<std::size_t>(kWarps * kStages) * kStageBytes;
+
+  /// What a stage holds: a row, or a piece of a longer one.
+  struct Piece {
+    int token;  ///< -1: there is nothing left
+    std::uint32_t num_bytes;
+    std::size_t offset;
+  };
 };
 
-/// One warp's pipeline.
-class BulkPipeline {
+/// Deals the tokens of a rank out to the warps that move their rows. Multiprocessors are not equally fast, so
+/// a block is sure of the first half of its own tokens only; the second halves of all blocks go token by
+/// token to whoever is free.
+class TokenSource {
  public:
-  __device__ BulkPipeline(const PushJob& job, std::byte* stages, std::uint64_t* barriers, int worker,
-                          int num_workers)
-      : job_(job),
-        stages_(stages),
-        barriers_(barriers),
-        first_token_(job.tokens.begin + worker),
-        num_workers_(num_workers) {
-    pieces_ = static_cast<int>(ceil_div(job.row_bytes, std::size_t{BulkPush::kStageBytes}));
-    const int num_tokens =
-        first_token_ < job.tokens.end ? ceil_div(job.tokens.end - first_token_, num_workers) : 0;
-    num_units_ = static_cast<std::int64_t>(num_tokens) * pieces_;
+  __device__ TokenSource(const Operation& operation, int num_tokens, int worker)
+      : operation_(operation), num_tokens_(num_tokens) {
+    const TokenRange own = tokens_of_block(num_tokens, block());
+    next_own_ = own.begin + worker;
+    end_own_ = begin_of_shared(own);
+    num_rounds_ = most_shared(num_tokens);
   }
 
-  /// Loads run kStages - 1 units ahead of stores.
+  /// The most tokens of a block that others may take; 0 = everybody keeps his own, and nobody needs to know
+  /// when others have placed theirs.
+  static __device__ int most_shared(int num_tokens) {
+    const int most = ceil_div(num_tokens, num_blocks());
+    return most - begin_of_shared({0, most});
+  }
+
+  /// The next token, or -1. For one lane of each warp.
+  __device__ int next() {
+    if (next_own_ < end_own_) {
+      const int token = next_own_;
+      next_own_ += BulkPush::kWarps;
+      return token;
+    }
+    return num_rounds_ > 0 ? next_shared() : -1;
+  }
+
+ private:
+  static constexpr int kMinShared = 32;  // tokens of a block; fewer are not worth the traffic
+
+  static __device__ int begin_of_shared(const TokenRange& range) {
+    const int num_tokens = range.end - range.begin;
+    return num_tokens < kMinShared ? range.end : range.begin + num_tokens / 2;
+  }
+
+  __device__ int next_shared() {
+    // Other blocks have placed their tokens long since, but this has to be seen.
+    if (!is_placed_ && !operation_.await_all_blocks()) return -1;
+    is_placed_ = true;
+    while (true) {
+      const auto ticket = static_cast<int>(atomicAdd(&operation_.peers.state->num_tokens_taken, 1u));
+      if (ticket >= num_rounds_ * num_blocks()) return -1;
+      const TokenRange range = tokens_of_block(num_tokens_, ticket % num_blocks());
+      const int token = begin_of_shared(range) + ticket / num_blocks();
+      if (token < range.end) return token;
+    }
+  }
+
+  const Operation& operation_;
+  int num_tokens_;
+  int next_own_;
+  int end_own_;
+  int num_rounds_;
+  bool is_placed_ = false;
+};
+
+/// One warp's pipeline: loads run kStages - 1 pieces ahead of stores.
+class BulkPipeline {
+ public:
+  __device__ BulkPipeline(const PushJob& job, const TokenSource& tokens, std::byte* stages,
+                          std::uint64_t* barriers, BulkPush::Piece* loaded, int warp)
+      : job_(job),
+        tokens_(tokens),
+        stages_(stages + static_cast<std::size_t>(warp * BulkPush::kStages) * BulkPush::kStageBytes),
+        barriers_(barriers + warp * BulkPush::kStages),
+        loaded_(loaded + warp * BulkPush::kStages) {}
+
   __device__ void run() {
     for (int i = 0; i < BulkPush::kStages - 1; ++i) load(i);
-    for (std::int64_t unit = 0; unit < num_units_; ++unit) {
-      store(unit);
-      wait_bulk_read<1>();  // the stores of the unit before: its stage is free again
+    __syncwarp();
+    for (int i = 0; loaded_[stage(i)].token >= 0; ++i) {
+      store(i);
+      wait_bulk_read<1>();  // the stores of the piece before: its stage is free again
       __syncwarp();
-      load(unit + BulkPush::kStages - 1);
+      load(i + BulkPush::kStages - 1);
+      __syncwarp();
     }
     complete_bulk_stores();
   }
 
  private:
-  struct Unit {
-    int token;
-    std::size_t offset;
-    std::uint32_t num_bytes;
-  };
-
-  __device__ Unit at(std::int64_t unit) const {
-    const auto piece = static_cast<std::size_t>(unit % pieces_);
-    const std::size_t offset = piece * BulkPush::kStageBytes;
-    const std::size_t rest = job_.row_bytes - offset;
-    return {first_token_ + static_cast<int>(unit / pieces_) * num_workers_, offset,
-            rest < BulkPush::kStageBytes ? static_cast<std::uint32_t>(rest) : BulkPush::kStageBytes};
-  }
-  __device__ int stage(std::int64_t unit) const { return static_cast<int>(unit % BulkPush::kStages); }
-  __device__ std::byte* stage_memory(std::int64_t unit) const {
-    return stages_ + static_cast<std::size_t>(stage(unit)) * BulkPush::kStageBytes;
+  static __device__ int stage(int i) { return i % BulkPush::kStages; }
+  __device__ std::byte* memory_of(int stage) const {
+    return stages_ + static_cast<std::size_t>(stage) * BulkPush::kStageBytes;
   }
 
-  __device__ void load(std::int64_t unit) const {
-    if (unit >= num_units_ || lane_in_warp() != 0) return;
-    const Unit u = at(unit);
-    const std::byte* from = job_.x + static_cast<std::size_t>(u.token) * job_.x_stride + u.offset;
-    bulk_load(stage_memory(unit), from, u.num_bytes, barriers_ + stage(unit));
+  /// One lane fills a stage with the next piece.
+  __device__ void load(int i) {
+    if (lane_in_warp() != 0) return;
+    if (next_offset_ == 0) token_ = tokens_.next();
+    BulkPush::Piece piece{token_, 0, next_offset_};
+    if (token_ >= 0) {
+      const std::size_t rest = job_.row_bytes - next_offset_;
+      piece.num_bytes =
+          rest < BulkPush::kStageBytes ? static_cast<std::uint32_t>(rest) : BulkPush::kStageBytes;
+      const std::byte* from = job_.x + static_cast<std::size_t>(token_) * job_.x_stride + next_offset_;
+      bulk_load(memory_of(stage(i)), from, piece.num_bytes, barriers_ + stage(i));
+      next_offset_ = piece.num_bytes == rest ? 0 : next_offset_ + piece.num_bytes;
+    }
+    loaded_[stage(i)] = piece;
   }
 
   /// Each lane stores for the pairs of its columns.
-  __device__ void store(std::int64_t unit) const {
-    const Unit u = at(unit);
-    std::byte* to =
-        lane_in_warp() < job_.num_topk ? job_.destination(job_.pair(u.token, lane_in_warp())) : nullptr;
-    wait_mbarrier(barriers_ + stage(unit), static_cast<std::uint32_t>(unit / BulkPush::kStages) & 1u);
-    for (int k = lane_in_warp(); k < job_.num_topk; k += kWarpSize) {
-      if (k >= kWarpSize) to = job_.destination(job_.pair(u.token, k));
-      if (to != nullptr) bulk_store(to + u.offset, stage_memory(unit), u.num_bytes);
+  __device__ void store(int i) const {
+    const BulkPush::Piece piece = loaded_[stage(i)];
+    const int lane = lane_in_warp();
+    std::byte* to = lane < job_.num_topk ? job_.destination(job_.pair(piece.token, lane)) : nullptr;
+    wait_mbarrier(barriers_ + stage(i), static_cast<std::uint32_t>(i / BulkPush::kStages) & 1u);
+    for (int k = lane; k < job_.num_topk; k += kWarpSize) {
+      if (k >= kWarpSize) to = job_.destination(job_.pair(piece.token, k));
+      if (to != nullptr) bulk_store(to + piece.offset, memory_of(stage(i)), piece.num_bytes);
     }
     close_bulk_group();
   }
 
   const PushJob& job_;
+  TokenSource tokens_;
   std::byte* stages_;
   std::uint64_t* barriers_;
-  int first_token_;
-  int num_workers_;
-  int pieces_;
-  std::int64_t num_units_;
+  BulkPush::Piece* loaded_;
+  int token_ = -1;
+  std::size_t next_offset_ = 0;
 };
 
 /// Rows through registers, for GPUs without a copy engine: a warp takes a token.
-__device__ inline void push_through_registers(const PushJob& job, int worker, int num_workers) {
+__device__ inline void push_through_registers(const PushJob& job, const TokenRange& tokens, int worker,
+                                              int num_workers) {
   constexpr int kVectors = 4;  // in flight for each lane
   constexpr std::size_t kStep = kVectors * kWarpSize * sizeof(uint4);
-  for (int token = job.tokens.begin + worker; token < job.tokens.end; token += num_workers) {
+  for (int token = tokens.begin + worker; token < tokens.end; token += num_workers) {
     const std::byte* row = job.x + static_cast<std::size_t>(token) * job.x_stride;
     for (std::size_t begin = 0; begin < job.row_bytes; begin += kStep) {
       uint4 values[kVectors];

@@ -53,20 +53,25 @@ struct ReceivePlan {
 
 constexpr std::int64_t kMaxRows = 0x7FFFFFFF;
 
-/// Sums the counts of all ranks, and of those before this one.
-__device__ inline void sum_counts(const Peers& peers, const Messages& messages, const TopkIdx& topk_idx,
-                                  const ReceivePlan& plan, Judgement& judgement) {
+/// Sums the counts of all ranks, and of those before this one. Every value is loaded at once with the others:
+/// a load is what takes time here.
+/// @param count_before  count_before(column): what blocks before this one count.
+template <typename CountBefore>
+__device__ void sum_counts(const Peers& peers, const Messages& messages, const TopkIdx& topk_idx,
+                           const ReceivePlan& plan, Judgement& judgement, CountBefore count_before) {
   for (int c = thread_in_block(); c < topk_idx.num_columns(); c += kNumThreads) {
     std::int64_t total = 0;
     std::int64_t before = 0;
+#pragma unroll 8
     for (int r = 0; r < peers.num_ranks; ++r) {
-      if (r == peers.rank) before = total;
-      total += messages.counts(r)[c];
+      const std::int32_t count = messages.counts(r)[c];
+      total += count;
+      if (r < peers.rank) before += count;
     }
     plan.totals[c] = static_cast<std::int32_t>(total);
-    plan.next[c] = static_cast<std::int32_t>(before);
-    const int rank = c < peers.num_ranks ? c : topk_idx.owner_of(c - peers.num_ranks);
-    if (total > kMaxRows) judgement.find(Verdict::kTooLarge, rank);
+    plan.next[c] = static_cast<std::int32_t>(before) + count_before(c);
+    if (total > kMaxRows)
+      judgement.find(Verdict::kTooLarge, c < peers.num_ranks ? c : topk_idx.owner_of(c - peers.num_ranks));
   }
 }
 
@@ -171,7 +176,13 @@ __device__ inline PushTarget target_in(const OutputLayout& layout, std::byte* re
                           : nullptr};
 }
 
-/// Do all outputs fit their regions, and where do they lie?
+/// Where each rank's output begins, for this rank.
+__device__ inline void find_regions(const Peers& peers, const Messages& messages, const ReceivePlan& plan) {
+  for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads)
+    plan.targets[r].x = resolve(peers, r, messages.header(r).region);
+}
+
+/// Do all outputs fit their regions, and where do their parts lie? Follows find_regions().
 __device__ inline void find_targets(const Peers& peers, const Messages& messages, const OutputFormat& format,
                                     const ReceivePlan& plan, Judgement& judgement) {
   for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads) {
@@ -182,7 +193,7 @@ __device__ inline void find_targets(const Peers& peers, const Messages& messages
                       plan.sizes[r].num_recv_tokens <= size.num_recv_tokens &&
                       plan.sizes[r].num_rows(format.do_expand) <= size.num_rows(format.do_expand);
     if (!fits) judgement.find(Verdict::kDoesNotFit, r);
-    std::byte* region = resolve(peers, r, header.region);
+    std::byte* region = plan.targets[r].x;
     if (region == nullptr && layout.num_bytes() > 0) judgement.find(Verdict::kUnreachable, r);
     plan.targets[r] = target_in(layout, region);
   }

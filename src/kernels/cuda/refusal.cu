@@ -9,6 +9,7 @@ namespace {
 __global__ void __launch_bounds__(kNumThreads, 1)
     refusal_kernel(const __grid_constant__ RefusalLaunch launch) {
   __shared__ ExchangeMemory memory;
+  if (launch.peers.state == nullptr) return;  // load()
   Operation operation(launch.peers, launch.reports);
   if (operation.is_poisoned()) return report_poisoned(operation);
 
@@ -20,9 +21,9 @@ __global__ void __launch_bounds__(kNumThreads, 1)
                [&](int i) { return text[i]; });
 
   memory.judgement.reset();
-  const bool has_heard = await_messages(operation, memory.missing);
+  const bool has_heard = await_messages(operation, memory);
   if (has_heard) {
-    const Messages messages(operation);
+    const Messages messages(operation, memory);
     compare_headers(launch.peers, messages, memory.judgement);
     memory.judgement.settle();
     report_failed_verdict(operation, messages, memory.judgement);

@@ -13,8 +13,7 @@ __device__ void for_each_report(const Reports& reports, bool is_failure, Report 
   report(*reports.result);
   OperationResult* failure = reports.first_failure;
   if (!is_failure || failure == nullptr) return;
-  const bool is_first = __syncthreads_or(thread_in_block() == 0 && *reinterpret_cast<volatile std::uint64_t*>(
-                                                                       &failure->ready) == 0) != 0;
+  const bool is_first = __syncthreads_or(thread_in_block() == 0 && !has_arrived(&failure->ready, 1)) != 0;
   if (is_first) report(*failure);
 }
 
@@ -29,11 +28,14 @@ __device__ inline void copy_words(void* to, const void* from, std::size_t num_by
     static_cast<std::uint32_t*>(to)[i] = static_cast<const std::uint32_t*>(from)[i];
 }
 
-/// Publishes the result. What the block has stored into it before is covered.
+/// Publishes the result. What the crew has stored into it before is covered.
+__device__ inline void make_ready(const Operation& operation, OperationResult& result, const Crew& crew) {
+  crew.synchronize();
+  // The last thread: the store waits for the host's memory.
+  if (crew.thread == crew.num_threads - 1) publish(&result.ready, operation.number);
+}
 __device__ inline void make_ready(const Operation& operation, OperationResult& result) {
-  __syncthreads();
-  // Not a thread that moves rows: the store waits for the host's memory.
-  if (thread_in_block() == kNumThreads - kWarpSize) publish(&result.ready, operation.number);
+  make_ready(operation, result, Crew{thread_in_block(), kNumThreads, 0});
 }
 
 /// The headers of all ranks, and the text of the first that refused.

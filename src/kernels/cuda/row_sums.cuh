@@ -151,14 +151,24 @@ __device__ void add_terms(VectorSum<T>& sum, const SumTerm* terms, std::size_t o
   }
 }
 
+/// Bytes [begin, end) of rows: a warp's part of them. Multiples of 16.
+struct RowPart {
+  std::size_t begin;
+  std::size_t end;
+
+  __device__ std::size_t first_of_lane() const {
+    return begin + static_cast<std::size_t>(lane_in_warp()) * sizeof(uint4);
+  }
+  static constexpr std::size_t kStep = kWarpSize * sizeof(uint4);
+};
+
 /// kNum rows to one; the warp strides over their vectors.
 template <typename T, int kNum, bool kInGroups>
-__device__ void sum_row_of(const SumTerm* shared_terms, std::byte* out, std::size_t row_bytes) {
+__device__ void sum_exactly(const SumTerm* shared_terms, std::byte* out, const RowPart& part) {
   SumTerm terms[kNum];
 #pragma unroll
   for (int i = 0; i < kNum; ++i) terms[i] = shared_terms[i];
-  for (std::size_t at = static_cast<std::size_t>(lane_in_warp()) * sizeof(uint4); at < row_bytes;
-       at += kWarpSize * sizeof(uint4)) {
+  for (std::size_t at = part.first_of_lane(); at < part.end; at += RowPart::kStep) {
     VectorSum<T> sum;
     add_terms<T, kNum, kInGroups>(sum, terms, at);
     store_row16(out + at, sum.rounded());
@@ -167,9 +177,8 @@ __device__ void sum_row_of(const SumTerm* shared_terms, std::byte* out, std::siz
 
 /// More rows than are worth a loop of their own.
 template <typename T>
-__device__ void sum_many(const SumTerm* terms, int num_terms, std::byte* out, std::size_t row_bytes) {
-  for (std::size_t at = static_cast<std::size_t>(lane_in_warp()) * sizeof(uint4); at < row_bytes;
-       at += kWarpSize * sizeof(uint4)) {
+__device__ void sum_many(const SumTerm* terms, int num_terms, std::byte* out, const RowPart& part) {
+  for (std::size_t at = part.first_of_lane(); at < part.end; at += RowPart::kStep) {
     VectorSum<T> sum;
     int i = 0;
     for (; i + kMaxTermsInFlight <= num_terms; i += kMaxTermsInFlight)
@@ -179,56 +188,52 @@ __device__ void sum_many(const SumTerm* terms, int num_terms, std::byte* out, st
   }
 }
 
-__device__ inline void copy_row(const std::byte* from, std::byte* out, std::size_t row_bytes) {
-  constexpr int kVectors = 4;
-  constexpr std::size_t kStep = kWarpSize * sizeof(uint4);
-  for (std::size_t begin = static_cast<std::size_t>(lane_in_warp()) * sizeof(uint4); begin < row_bytes;
-       begin += kVectors * kStep) {
+__device__ inline void copy_part(const std::byte* from, std::byte* out, const RowPart& part) {
+  constexpr int kVectors = 4;  // in flight for each lane
+  std::size_t at = part.first_of_lane();
+  for (; at + (kVectors - 1) * RowPart::kStep < part.end; at += kVectors * RowPart::kStep) {
     uint4 values[kVectors];
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      if (begin + i * kStep < row_bytes) values[i] = load_row16(from + begin + i * kStep);
-    }
+    for (int i = 0; i < kVectors; ++i) values[i] = load_row16(from + at + i * RowPart::kStep);
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      if (begin + i * kStep < row_bytes) store_row16(out + begin + i * kStep, values[i]);
-    }
+    for (int i = 0; i < kVectors; ++i) store_row16(out + at + i * RowPart::kStep, values[i]);
   }
+  for (; at < part.end; at += RowPart::kStep) store_row16(out + at, load_row16(from + at));
 }
 
-__device__ inline void zero_fill(std::byte* out, std::size_t row_bytes) {
-  for (std::size_t at = static_cast<std::size_t>(lane_in_warp()) * sizeof(uint4); at < row_bytes;
-       at += kWarpSize * sizeof(uint4))
+__device__ inline void zero_part(std::byte* out, const RowPart& part) {
+  for (std::size_t at = part.first_of_lane(); at < part.end; at += RowPart::kStep)
     store_row16(out + at, uint4{});
 }
 
-/// Writes the sum of the terms; a lone row is copied, no row gives zeros. A warp makes a row.
+/// Writes a part of the sum of the terms; a lone row is copied, no row gives zeros. Not inlined: it holds a
+/// loop for each number of rows.
 /// @param in_groups  whether some group has several rows.
 template <typename T>
-__device__ void sum_row(const SumTerm* terms, int num_terms, bool in_groups, std::byte* out,
-                        std::size_t row_bytes) {
-  if (num_terms == 0) return zero_fill(out, row_bytes);
-  if (num_terms == 1) return copy_row(terms[0].row(), out, row_bytes);
-  if (num_terms > kMaxTermsInFlight) return sum_many<T>(terms, num_terms, out, row_bytes);
-  const auto sum_exactly = [&]<int kNum>() {
-    return in_groups ? sum_row_of<T, kNum, true>(terms, out, row_bytes)
-                     : sum_row_of<T, kNum, false>(terms, out, row_bytes);
+__device__ __noinline__ void sum_rows(const SumTerm* terms, int num_terms, bool in_groups, std::byte* out,
+                                      const RowPart part) {
+  if (num_terms == 0) return zero_part(out, part);
+  if (num_terms == 1) return copy_part(terms[0].row(), out, part);
+  if (num_terms > kMaxTermsInFlight) return sum_many<T>(terms, num_terms, out, part);
+  const auto sum = [&]<int kNum>() {
+    return in_groups ? sum_exactly<T, kNum, true>(terms, out, part)
+                     : sum_exactly<T, kNum, false>(terms, out, part);
   };
   switch (num_terms) {
     case 2:
-      return sum_exactly.template operator()<2>();
+      return sum.template operator()<2>();
     case 3:
-      return sum_exactly.template operator()<3>();
+      return sum.template operator()<3>();
     case 4:
-      return sum_exactly.template operator()<4>();
+      return sum.template operator()<4>();
     case 5:
-      return sum_exactly.template operator()<5>();
+      return sum.template operator()<5>();
     case 6:
-      return sum_exactly.template operator()<6>();
+      return sum.template operator()<6>();
     case 7:
-      return sum_exactly.template operator()<7>();
+      return sum.template operator()<7>();
     case 8:
-      return sum_exactly.template operator()<8>();
+      return sum.template operator()<8>();
   }
 }
 

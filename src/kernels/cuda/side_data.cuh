@@ -13,6 +13,7 @@ namespace flexep::cuda {
 struct SideData {
   const DispatchLaunch& launch;
   const PushJob& job;
+  TokenRange tokens;                ///< of this block
   const std::int32_t* token_slots;  ///< [T, K]
   const TopkIdx& topk_idx;          ///< what is sent: after drops
   int num_max_tokens_per_rank;
@@ -104,7 +105,7 @@ __device__ inline void push_side_data_of(const SideData& side, int token, int co
 
 /// A warp takes a token.
 __device__ inline void push_side_data(const SideData& side, int worker, int num_workers) {
-  for (int token = side.job.tokens.begin + worker; token < side.job.tokens.end; token += num_workers) {
+  for (int token = side.tokens.begin + worker; token < side.tokens.end; token += num_workers) {
     for (int k = 0; k < side.job.num_topk; ++k) push_side_data_of(side, token, k);
   }
 }

@@ -11,25 +11,21 @@ namespace flexep::cuda {
 
 /// Copies memory, 16 bytes a thread while there are as many; all threads of the grid take part.
 __device__ inline void copy_bytes(std::byte* to, const std::byte* from, std::size_t num_bytes) {
-  constexpr std::size_t kVectors = 8;
+  constexpr std::size_t kVectors = 8;  // in flight for each thread
   const std::size_t num_threads = static_cast<std::size_t>(num_blocks()) * kNumThreads;
   const std::size_t thread = static_cast<std::size_t>(block()) * kNumThreads + threadIdx.x;
-  const std::size_t num_vectors = num_bytes / sizeof(uint4);
-  for (std::size_t first = thread; first < num_vectors; first += kVectors * num_threads) {
+  const std::size_t step = num_threads * sizeof(uint4);
+  const std::size_t whole = num_bytes / sizeof(uint4) * sizeof(uint4);
+  std::size_t at = thread * sizeof(uint4);
+  for (; at + (kVectors - 1) * step < whole; at += kVectors * step) {
     uint4 values[kVectors];
 #pragma unroll
-    for (std::size_t i = 0; i < kVectors; ++i) {
-      const std::size_t at = first + i * num_threads;
-      if (at < num_vectors) values[i] = load_row16(from + at * sizeof(uint4));
-    }
+    for (std::size_t i = 0; i < kVectors; ++i) values[i] = load_row16(from + at + i * step);
 #pragma unroll
-    for (std::size_t i = 0; i < kVectors; ++i) {
-      const std::size_t at = first + i * num_threads;
-      if (at < num_vectors) store_row16(to + at * sizeof(uint4), values[i]);
-    }
+    for (std::size_t i = 0; i < kVectors; ++i) store_row16(to + at + i * step, values[i]);
   }
-  for (std::size_t at = num_vectors * sizeof(uint4) + thread; at < num_bytes; at += num_threads)
-    to[at] = from[at];
+  for (; at < whole; at += step) store_row16(to + at, load_row16(from + at));
+  for (std::size_t i = whole + thread; i < num_bytes; i += num_threads) to[i] = from[i];
 }
 
 /// Stage L: each received token's rows, in ascending column order, become one row.
@@ -52,8 +48,8 @@ __device__ void reduce_tokens(const CombineLaunch& launch, int num_recv_tokens, 
       num_terms += __popc(those);
     }
     __syncwarp();
-    sum_row<T>(terms, num_terms, false, launch.staged_x + static_cast<std::size_t>(token) * row_bytes,
-               row_bytes);
+    sum_rows<T>(terms, num_terms, false, launch.staged_x + static_cast<std::size_t>(token) * row_bytes,
+                {0, row_bytes});
     __syncwarp();
   }
 }

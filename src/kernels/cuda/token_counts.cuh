@@ -36,10 +36,10 @@ struct TokenRange {
   int end;
 };
 
-__device__ inline TokenRange tokens_of_block(int num_tokens) {
+__device__ inline TokenRange tokens_of_block(int num_tokens, int block) {
   const auto total = static_cast<std::int64_t>(num_tokens);
-  return {static_cast<int>(total * block() / num_blocks()),
-          static_cast<int>(total * (block() + 1) / num_blocks())};
+  return {static_cast<int>(total * block / num_blocks()),
+          static_cast<int>(total * (block + 1) / num_blocks())};
 }
 
 /// The bit masks of a block in shared memory. Where there are more columns than fit, they are handled in
@@ -56,6 +56,11 @@ struct Masks {
     num_warps = min(kNumWarps, room / num_columns);
     words = reinterpret_cast<std::uint32_t*>(memory);
     num_before = reinterpret_cast<std::int32_t*>(words + static_cast<std::size_t>(num_warps) * num_columns);
+  }
+
+  /// Whether one round takes all of the tokens.
+  __device__ bool hold_all(const TopkIdx& topk_idx, const TokenRange& tokens) const {
+    return topk_idx.num_columns() <= num_columns && tokens.end - tokens.begin <= num_warps * kWarpSize;
   }
 };
 
@@ -87,11 +92,13 @@ __device__ inline void mark_token(const TopkIdx& topk_idx, int token, const Stri
   }
 }
 
-/// Calls round(strip, token of this lane or -1) after the masks of a round are complete, for all strips and
-/// for all rounds of the block's tokens. Collective over the block. `bad` as mark_token().
+/// Calls round(strip, token of this lane or -1, whether it is the first of its strip) after the masks of a
+/// round are complete, for all strips and for all rounds of the block's tokens. Collective over the block.
+/// `bad` as mark_token().
+/// @param are_marked  whether the masks hold the marks already: the same tokens before, all in one round.
 template <typename Round>
 __device__ void for_each_round(const TopkIdx& topk_idx, const TokenRange& tokens, const Masks& masks,
-                               unsigned long long& bad, Round round) {
+                               bool are_marked, unsigned long long& bad, Round round) {
   const int total_columns = topk_idx.num_columns();
   const int tokens_per_round = masks.num_warps * kWarpSize;
   const int warp = warp_in_block();
@@ -100,14 +107,14 @@ __device__ void for_each_round(const TopkIdx& topk_idx, const TokenRange& tokens
     for (int begin = tokens.begin; begin < tokens.end; begin += tokens_per_round) {
       const int candidate = begin + thread_in_block();
       const int token = warp < masks.num_warps && candidate < tokens.end ? candidate : -1;
-      if (warp < masks.num_warps) {
+      if (warp < masks.num_warps && !are_marked) {
         std::uint32_t* mask = masks.words + static_cast<std::size_t>(warp) * masks.num_columns;
         for (int c = lane_in_warp(); c < masks.num_columns; c += kWarpSize) mask[c] = 0;
         __syncwarp();
         if (token >= 0) mark_token(topk_idx, token, strip, mask, bad);
       }
       __syncthreads();
-      round(strip, token);
+      round(strip, token, begin == tokens.begin);
       __syncthreads();
     }
   }
@@ -117,14 +124,15 @@ __device__ void for_each_round(const TopkIdx& topk_idx, const TokenRange& tokens
 /// kNoBadPair; of this thread's tokens.
 __device__ inline unsigned long long count_tokens(const TopkIdx& topk_idx, const TokenRange& tokens,
                                                   const Masks& masks, std::int32_t* counts) {
-  for (int c = thread_in_block(); c < topk_idx.num_columns(); c += kNumThreads) counts[c] = 0;
-  __syncthreads();
+  if (tokens.begin == tokens.end) {
+    for (int c = thread_in_block(); c < topk_idx.num_columns(); c += kNumThreads) counts[c] = 0;
+  }
   unsigned long long bad = kNoBadPair;
-  for_each_round(topk_idx, tokens, masks, bad, [&](const Strip& strip, int) {
+  for_each_round(topk_idx, tokens, masks, false, bad, [&](const Strip& strip, int, bool is_first) {
     for (int c = thread_in_block(); c < strip.last - strip.first; c += kNumThreads) {
       int count = 0;
       for (int w = 0; w < masks.num_warps; ++w) count += __popc(masks.words[w * masks.num_columns + c]);
-      counts[strip.first + c] += count;
+      counts[strip.first + c] = is_first ? count : counts[strip.first + c] + count;
     }
   });
   return bad;
@@ -176,12 +184,14 @@ __device__ inline void name_owners(const TopkIdx& topk_idx, int token, const Str
   }
 }
 
-/// Gives each pair of the block's tokens its place, in the order of the tokens.
+/// Gives each pair of the block's tokens its place, in the order of the tokens. Follows count_tokens() of the
+/// same tokens.
 /// @param next  [R + E], the next free place of each column; moved on.
 __device__ inline void place_tokens(const TopkIdx& topk_idx, const TokenRange& tokens, const Masks& masks,
                                     std::int32_t* next, const PairPlaces& places) {
   unsigned long long no_bad_pair = kNoBadPair;
-  for_each_round(topk_idx, tokens, masks, no_bad_pair, [&](const Strip& strip, int token) {
+  const bool are_marked = masks.hold_all(topk_idx, tokens);
+  for_each_round(topk_idx, tokens, masks, are_marked, no_bad_pair, [&](const Strip& strip, int token, bool) {
     for (int c = thread_in_block(); c < strip.last - strip.first; c += kNumThreads) {
       std::int32_t num_before = next[strip.first + c];
       for (int w = 0; w < masks.num_warps; ++w) {
