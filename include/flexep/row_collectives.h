@@ -13,10 +13,10 @@ namespace flexep {
 /// Collectives over the rows of tensors, which know nothing of tokens or experts: what a dispatcher without
 /// an ElasticBuffer is made of.
 ///
-/// A row is what lies behind one index of a tensor's first dimension; tensors have at least one dimension and
-/// any element type. Ranks read each other's rows where they lie: one copy when x is memory from empty() or
-/// from a collective of this object, two otherwise. Results are memory of this object, outlive it, and go
-/// back to it when the last copy of the tensor is gone.
+/// A row is what lies behind one index of a tensor's first dimension; tensors are the host's, and have at
+/// least one dimension and any element type. Ranks read each other's rows where they lie: one copy when x is
+/// memory from empty() or from a collective of this object, two otherwise. Results are memory of this object,
+/// outlive it, and go back to it when the last copy of the tensor is gone.
 ///
 /// Collectives are called by all ranks in the same order, by one thread at a time. x is free to be
 /// overwritten when a call returns. @throws InvalidArgument on the rank that passed something wrong and

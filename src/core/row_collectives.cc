@@ -34,6 +34,8 @@ Shape shape_with_rows(const Tensor& x, std::int64_t num_rows) {
 
 void check_rows(const Tensor& x) {
   require_argument(x.defined() && x.num_dims() >= 1, "x", "x must be a tensor of at least one dimension");
+  require_argument(x.device().is_host(), "x", "x is memory of {}, but these rows are moved by the host",
+                   x.device().to_string());
 }
 
 void check_counts(const Tensor& x, Counts num_rows_per_rank, int num_ranks) {

@@ -107,9 +107,14 @@ TEST_P(RowCollectivesTest, WhatOneRankPassesWronglyIsAnErrorOfAll) {
       EXPECT_THROW(rows.reduce_scatter(Tensor::zeros({num_ranks, 2}, DType::kInt32), counts),
                    InvalidArgument);
       EXPECT_THROW(rows.all_gather({}), InvalidArgument);
+      float nowhere = 0;
+      EXPECT_THROW(
+          rows.all_gather(Tensor::from_memory(&nowhere, {1, 2}, DType::kFloat32, nullptr, Device::cuda())),
+          InvalidArgument);
     } else {
       EXPECT_THROW(rows.all_to_all(x, counts), PeerError);
       EXPECT_THROW(rows.reduce_scatter(x, counts), PeerError);
+      EXPECT_THROW(rows.all_gather(x), PeerError);
       EXPECT_THROW(rows.all_gather(x), PeerError);
     }
     EXPECT_EQ(rows.all_gather(x).size(0), num_ranks * num_ranks);  // the group is as good as before
