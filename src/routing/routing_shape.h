@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -20,7 +21,9 @@ struct RoutingShape {
   /// [E], owner_of as a table, for loops over pairs: a division for each would be half their time.
   std::vector<std::int32_t> owners_of_experts() const {
     std::vector<std::int32_t> owners;
-    for (int expert = 0; expert < num_experts; ++expert) owners.push_back(owner_of(expert));
+    owners.reserve(static_cast<std::size_t>(num_experts));
+    for (int rank = 0; rank < num_ranks; ++rank)
+      owners.insert(owners.end(), static_cast<std::size_t>(num_local_experts()), rank);
     return owners;
   }
 };
