@@ -109,6 +109,7 @@ QuantisedRows cast_to_fp8(const Tensor& x, ScaleFormat format) {
   QuantisedRows rows{Tensor::empty(x.shape(), DType::kFloat8E4M3),
                      Tensor::zeros({x.size(0), num_packs(hidden, sf_dtype)}, sf_dtype)};
   visit_rows(x.dtype(), "x", [&]<typename T>(T) {
+    if (x.num_elements() == 0) return;
     std::vector<float> row(static_cast<std::size_t>(hidden));
     for (std::int64_t token = 0; token < x.size(0); ++token) {
       const T* from = x.data<T>() + token * x.stride(0);
@@ -130,6 +131,7 @@ Tensor cast_from_fp8(const Tensor& x, const Tensor& sf, DType dtype) {
   require_argument(sf.shape() == expected, "sf", "sf has shape {}, but must be {}", sf.shape(), expected);
   Tensor rows = Tensor::empty(x.shape(), dtype);
   visit_rows(dtype, "dtype", [&]<typename T>(T) {
+    if (x.num_elements() == 0) return;
     for (std::int64_t token = 0; token < x.size(0); ++token) {
       const Float8E4M3* from = x.data<Float8E4M3>() + token * x.stride(0);
       T* to = rows.data<T>() + token * x.size(1);

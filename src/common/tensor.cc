@@ -57,13 +57,14 @@ Shape::Shape(std::span<const std::int64_t> extents) : num_dims_(static_cast<int>
   std::copy(extents.begin(), extents.end(), extents_.begin());
   require_argument(std::all_of(extents.begin(), extents.end(), [](auto extent) { return extent >= 0; }),
                    "shape", "shape {} has a negative extent", *this);
-  // So that sizes in bytes fit 63 bits, whatever the element type.
+  // So that sizes in bytes and strides fit 63 bits, whatever the element type; strides also of a shape
+  // without elements.
   constexpr std::int64_t kMaxElements = std::int64_t{1} << 59;
   std::int64_t num_elements = 1;
   for (const std::int64_t extent : extents) {
-    require_argument(extent == 0 || num_elements <= kMaxElements / extent, "shape",
-                     "shape {} has too many elements", *this);
-    num_elements *= extent;
+    const std::int64_t factor = std::max<std::int64_t>(extent, 1);
+    require_argument(num_elements <= kMaxElements / factor, "shape", "shape {} has too many elements", *this);
+    num_elements *= factor;
   }
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <limits>
 
 #include "common/check.h"
 #include "common/math.h"
 #include "flexep/plan_model.h"
+#include "routing/topk_model.h"
 
 namespace flexep {
 namespace {
@@ -31,44 +33,66 @@ Int combine_token_bytes(const BufferSizeInputs& in, Int num_topk) {
   return align_token(2 * in.hidden) + align_token(8 * num_topk);
 }
 
-Int direct_bytes(const BufferSizeInputs& in, Int num_topk) {
+/// Tokens that have a slot in the buffer.
+struct Slots {
+  Int dispatch = 0;
+  Int combine = 0;
+};
+
+Slots direct_slots(const BufferSizeInputs& in, Int num_topk) {
   const Int num_ranks = in.num_scaleup_ranks;
   const Int n = in.num_max_tokens_per_rank;
   const bool all_nvlink = in.num_nvlink_ranks == 0 || in.num_nvlink_ranks == in.num_scaleup_ranks;
   const bool reduce = in.allow_multiple_reduction;
-  const Int dispatch_slots = (all_nvlink ? 0 : 1) * n + num_ranks * n;
-  const Int combine_slots = (all_nvlink ? 0 : num_ranks) * n * (reduce ? 1 : num_topk) +
-                            (reduce ? std::min(num_ranks, num_topk) : num_topk) * n;
-  return std::max(dispatch_token_bytes(in, num_topk) * dispatch_slots,
-                  combine_token_bytes(in, num_topk) * combine_slots);
+  return {.dispatch = (all_nvlink ? 0 : 1) * n + num_ranks * n,
+          .combine = (all_nvlink ? 0 : num_ranks) * n * (reduce ? 1 : num_topk) +
+                     (reduce ? std::min(num_ranks, num_topk) : num_topk) * n};
 }
 
-Int hybrid_bytes(const BufferSizeInputs& in, Int num_topk) {
+Slots hybrid_slots(const BufferSizeInputs& in, Int num_topk) {
   const Int so = in.num_scaleout_ranks;
   const Int su = in.num_scaleup_ranks;
   const Int n = in.num_max_tokens_per_rank;
   const bool reduce = in.allow_multiple_reduction;
-  const Int dispatch_slots = su * so * n + n + so * (n + kScaleoutSlack);
-  const Int combine_slots = (reduce ? std::min(su, num_topk) : num_topk) * so * n +
-                            (reduce ? std::min(so, num_topk) : num_topk) * n +
-                            (reduce ? 1 : num_topk) * so * (n + kScaleoutSlack);
-  return std::max(dispatch_token_bytes(in, num_topk) * dispatch_slots,
-                  combine_token_bytes(in, num_topk) * combine_slots);
+  return {.dispatch = su * so * n + n + so * (n + kScaleoutSlack),
+          .combine = (reduce ? std::min(su, num_topk) : num_topk) * so * n +
+                     (reduce ? std::min(so, num_topk) : num_topk) * n +
+                     (reduce ? 1 : num_topk) * so * (n + kScaleoutSlack)};
+}
+
+Int product(Int token_bytes, Int num_slots) {
+  constexpr double kMaxBytes = 0x1p62;
+  require_argument(static_cast<double>(token_bytes) * static_cast<double>(num_slots) < kMaxBytes,
+                   "num_max_tokens_per_rank", "{} slots of {} bytes are more than 2^62 bytes", num_slots,
+                   token_bytes);
+  return token_bytes * num_slots;
+}
+
+// So that slots and bytes of a token fit 63 bits, and a token has a 31-bit global index.
+void check(const BufferSizeInputs& in) {
+  constexpr Int kMaxIndex = std::numeric_limits<std::int32_t>::max();
+  constexpr Int kMaxTopk = 1024;
+  const Int num_ranks = check_topology(in.num_scaleout_ranks, in.num_scaleup_ranks);
+  require_argument(in.num_nvlink_ranks >= 0, "num_nvlink_ranks",
+                   "num_nvlink_ranks is {}, but must not be negative", in.num_nvlink_ranks);
+  require_argument(in.num_max_tokens_per_rank > 0 && in.num_max_tokens_per_rank <= kMaxIndex / num_ranks,
+                   "num_max_tokens_per_rank", "num_max_tokens_per_rank is {}, outside [1, {}]",
+                   in.num_max_tokens_per_rank, kMaxIndex / num_ranks);
+  require_argument(in.hidden > 0 && in.hidden <= kMaxIndex && 2 * in.hidden % kTokenAlignment == 0, "hidden",
+                   "hidden is {}, but a bf16 row must be a positive multiple of {} bytes", in.hidden,
+                   kTokenAlignment);
+  require_argument(in.num_topk >= 0 && in.num_topk <= kMaxTopk, "num_topk", "num_topk is {}, outside [0, {}]",
+                   in.num_topk, kMaxTopk);
 }
 
 }  // namespace
 
 std::int64_t get_buffer_size_hint(const BufferSizeInputs& in) {
-  require_argument(in.num_scaleout_ranks > 0 && in.num_scaleup_ranks > 0 && in.num_nvlink_ranks >= 0,
-                   "num_scaleup_ranks", "a topology of {} x {} ranks is empty", in.num_scaleout_ranks,
-                   in.num_scaleup_ranks);
-  require_argument(in.num_max_tokens_per_rank > 0, "num_max_tokens_per_rank",
-                   "num_max_tokens_per_rank is {}, but must be positive", in.num_max_tokens_per_rank);
-  require_argument(in.hidden > 0 && 2 * in.hidden % kTokenAlignment == 0, "hidden",
-                   "hidden is {}, but a bf16 row must be a positive multiple of {} bytes", in.hidden,
-                   kTokenAlignment);
+  check(in);
   const Int num_topk = in.num_topk == 0 ? kAssumedTopk : in.num_topk;
-  const Int num_bytes = in.num_scaleout_ranks > 1 ? hybrid_bytes(in, num_topk) : direct_bytes(in, num_topk);
+  const Slots slots = in.num_scaleout_ranks > 1 ? hybrid_slots(in, num_topk) : direct_slots(in, num_topk);
+  const Int num_bytes = std::max(product(dispatch_token_bytes(in, num_topk), slots.dispatch),
+                                 product(combine_token_bytes(in, num_topk), slots.combine));
   return align_up(num_bytes, kBufferAlignment);
 }
 

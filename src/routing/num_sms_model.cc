@@ -5,6 +5,7 @@
 #include "common/check.h"
 #include "common/math.h"
 #include "flexep/plan_model.h"
+#include "routing/topk_model.h"
 
 namespace flexep {
 namespace {
@@ -14,33 +15,20 @@ constexpr double kAssumedRdmaGbs = 50;
 constexpr double kHeadroom = 1.25;
 constexpr int kMinSms = 4;
 constexpr int kMinSmsWithoutOverlap = 64;
-
-// Expected number of groups that own one of K distinct experts of E, when every group owns E / num_groups of
-// them: each is missed with probability C(E - E/g, K) / C(E, K).
-double expected_groups(int num_groups, int num_experts, int num_topk) {
-  const int num_elsewhere = num_experts - num_experts / num_groups;
-  double missed = 1;
-  for (int i = 0; i < num_topk; ++i)
-    missed *= std::max(0.0, static_cast<double>(num_elsewhere - i)) / (num_experts - i);
-  return num_groups * (1 - missed);
-}
+constexpr int kMaxDeviceSms = 1 << 16;
 
 void check(const NumSmsInputs& in) {
-  const int num_ranks = in.num_scaleout_ranks * in.num_scaleup_ranks;
-  require_argument(in.num_scaleout_ranks > 0 && in.num_scaleup_ranks > 0, "num_scaleup_ranks",
-                   "a topology of {} x {} ranks is empty", in.num_scaleout_ranks, in.num_scaleup_ranks);
+  const std::int64_t num_ranks = check_topology(in.num_scaleout_ranks, in.num_scaleup_ranks);
   require_argument(in.num_nvlink_ranks >= 0 && in.num_nvlink_ranks <= num_ranks, "num_nvlink_ranks",
                    "num_nvlink_ranks is {}, outside [0, {}]", in.num_nvlink_ranks, num_ranks);
-  require_argument(in.num_experts > 0 && in.num_experts % num_ranks == 0, "num_experts",
-                   "num_experts is {}, but must be a positive multiple of the {} ranks", in.num_experts,
-                   num_ranks);
-  require_argument(in.num_topk > 0 && in.num_topk <= in.num_experts, "num_topk",
-                   "num_topk is {}, outside [1, {}]", in.num_topk, in.num_experts);
-  require_argument(in.num_device_sms > 0, "num_device_sms", "num_device_sms is {}, but must be positive",
-                   in.num_device_sms);
-  require_argument(in.nvlink_gbs >= 0 && in.rdma_gbs >= 0 && in.sm_read_gbs > 0 && in.sm_write_gbs > 0,
+  check_topk(num_ranks, in.num_experts, in.num_topk);
+  require_argument(in.num_device_sms > 0 && in.num_device_sms <= kMaxDeviceSms, "num_device_sms",
+                   "num_device_sms is {}, outside [1, {}]", in.num_device_sms, kMaxDeviceSms);
+  const auto is_bandwidth = [](double gbs) { return std::isfinite(gbs) && gbs >= 0; };
+  require_argument(is_bandwidth(in.nvlink_gbs) && is_bandwidth(in.rdma_gbs) && is_bandwidth(in.sm_read_gbs) &&
+                       is_bandwidth(in.sm_write_gbs) && in.sm_read_gbs > 0 && in.sm_write_gbs > 0,
                    "nvlink_gbs",
-                   "bandwidths must not be negative: nvlink {}, rdma {}, sm read {}, sm write {}",
+                   "bandwidths must be finite and not negative: nvlink {}, rdma {}, sm read {}, sm write {}",
                    in.nvlink_gbs, in.rdma_gbs, in.sm_read_gbs, in.sm_write_gbs);
 }
 
@@ -95,7 +83,8 @@ NumSmsModel explain_num_sms(const NumSmsInputs& in) {
                                                rows_gbs * model.sm_write / in.sm_write_gbs)
                                     : in.num_device_sms;
 
-  const int with_headroom = static_cast<int>(std::ceil(kHeadroom * model.unrounded_sms));
+  const double wanted = std::min<double>(std::ceil(kHeadroom * model.unrounded_sms), in.num_device_sms);
+  const int with_headroom = static_cast<int>(wanted);
   int num_sms = align_up(std::max(kMinSms, with_headroom), 2);
   if (!in.prefer_overlap_with_compute) num_sms = std::max(num_sms, kMinSmsWithoutOverlap);
   model.num_sms = std::min(num_sms, in.num_device_sms);
@@ -110,10 +99,11 @@ int get_theoretical_num_qps(int num_sms, bool allow_hybrid_mode, int num_allocat
   require_argument(num_sms > 0 && num_allocated_qps > 0, "num_sms",
                    "num_sms is {} and num_allocated_qps {}: both must be positive", num_sms,
                    num_allocated_qps);
-  constexpr int kChannelsPerSm = 16;
-  constexpr int kMaxDirectQps = 9;
-  const int wanted = allow_hybrid_mode ? kChannelsPerSm * num_sms + 1 : std::min(num_sms, kMaxDirectQps);
-  return std::min(wanted, num_allocated_qps);
+  constexpr std::int64_t kChannelsPerSm = 16;
+  constexpr std::int64_t kMaxDirectQps = 9;
+  const std::int64_t wanted =
+      allow_hybrid_mode ? kChannelsPerSm * num_sms + 1 : std::min<std::int64_t>(num_sms, kMaxDirectQps);
+  return static_cast<int>(std::min<std::int64_t>(wanted, num_allocated_qps));
 }
 
 }  // namespace flexep

@@ -143,5 +143,13 @@ TEST(CastTest, WrongInputsAreNamed) {
   EXPECT_THROW(cast_from_fp8(rows.x, rows.sf, DType::kFloat64), InvalidArgument);
 }
 
+TEST(CastTest, NoElementsTakeNoTimeAndNoMemoryHoweverManyRowsOrColumns) {
+  constexpr std::int64_t kMany = std::int64_t{1} << 50;
+  for (const Shape& shape : {Shape{kMany, 0}, Shape{0, kMany}}) {
+    const QuantisedRows rows = cast_to_fp8(Tensor::empty(shape, DType::kFloat32));
+    EXPECT_EQ(cast_from_fp8(rows.x, rows.sf, DType::kFloat32).shape(), shape);
+  }
+}
+
 }  // namespace
 }  // namespace flexep

@@ -115,5 +115,11 @@ TEST(TensorTest, OnADeviceHasNoElementsForTheHost) {
   EXPECT_THROW(tensor.clone(), InvalidArgument);
 }
 
+TEST(ShapeTest, StridesFitEvenWhereThereAreNoElements) {
+  constexpr std::int64_t kLarge = std::int64_t{1} << 40;
+  EXPECT_THROW((Shape{0, kLarge, kLarge}), InvalidArgument);
+  EXPECT_EQ((Shape{0, kLarge}).num_elements(), 0);
+}
+
 }  // namespace
 }  // namespace flexep
