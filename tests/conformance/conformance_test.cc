@@ -53,6 +53,7 @@ TEST_P(LargeRowsConformanceTest, SameBitsAsTheReference) {
   spec.num_topk = 4;
   spec.num_experts = 8;
   spec.num_max_tokens_per_rank = 0;
+  spec.do_cpu_sync = true;
   spec.routing = RoutingKind::kUniform;
   spec.hidden = 16384 / static_cast<int>(size_of(dtype));
   spec.expert_hidden = 32768 / static_cast<int>(size_of(spec.expert_dtype));

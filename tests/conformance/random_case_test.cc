@@ -109,7 +109,7 @@ TEST_F(DrawnCasesTest, HaveEveryRoutingValueAndAlignment) {
 TEST_F(DrawnCasesTest, HaveEachOptionOftenButNotAlways) {
   for (const auto option : {&CaseSpec::do_expand, &CaseSpec::do_zero_padding, &CaseSpec::is_async,
                             &CaseSpec::allow_multiple_reduction, &CaseSpec::is_strided,
-                            &CaseSpec::sf_is_col_major, &CaseSpec::do_handle_copy}) {
+                            &CaseSpec::sf_is_col_major, &CaseSpec::do_handle_copy, &CaseSpec::do_cpu_sync}) {
     EXPECT_GT(num_cases([&](const CaseSpec& spec) { return spec.*option; }), 30);
     EXPECT_GT(num_cases([&](const CaseSpec& spec) { return !(spec.*option); }), 30);
   }

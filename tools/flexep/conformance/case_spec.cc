@@ -95,6 +95,13 @@ void draw_routing(Random& random, CaseSpec& spec) {
   if (random.one_in(20)) spec.routing = RoutingKind::kNothingRouted;
 }
 
+/// What fits the buffers that dispatch without host sync.
+void drop_host_sync(CaseSpec& spec) {
+  spec.do_cpu_sync = false;
+  spec.num_max_tokens_per_rank = 0;
+  for (int& num_tokens : spec.num_tokens) num_tokens = std::min(num_tokens, kNoSyncMaxTokens);
+}
+
 /// Some 6 MiB of rows from each rank, so much that kernels store around the caches.
 void make_large(Random& random, CaseSpec& spec) {
   for (int& num_tokens : spec.num_tokens) num_tokens = random.in_range(700, 900) / spec.num_topk;
@@ -105,6 +112,7 @@ void make_large(Random& random, CaseSpec& spec) {
 }  // namespace
 
 int CaseSpec::agreed_num_max_tokens() const {
+  if (!do_cpu_sync) return kNoSyncMaxTokens;
   return num_max_tokens_per_rank > 0 ? num_max_tokens_per_rank : *std::ranges::max_element(num_tokens);
 }
 
@@ -130,6 +138,7 @@ std::string CaseSpec::to_string() const {
   text += fmt::format(", ids {}, {} packs of {} sf{}, {} biases{}{}", flexep::name_of(idx_dtype),
                       num_sf_packs, flexep::name_of(sf_dtype), sf_is_col_major ? " by columns" : "",
                       num_biases, is_strided ? ", strided" : "", do_handle_copy ? "" : ", ids kept");
+  if (!do_cpu_sync) text += ", no host sync";
   return text + fmt::format(", limits {}", fmt::join(max_recv_tokens, "/"));
 }
 
@@ -160,6 +169,7 @@ CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
 
   if (random.one_in(500)) make_large(random, spec);
   if (random.one_in(3)) spec.num_max_tokens_per_rank = spec.agreed_num_max_tokens() + random.in_range(1, 50);
+  if (random.one_in(4)) drop_host_sync(spec);
   return spec;
 }
 

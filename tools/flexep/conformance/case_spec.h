@@ -21,6 +21,9 @@ enum class ValueKind {
   kSpecial,   ///< mostly NaN (with payloads), infinities, zeros of both signs, subnormals
 };
 
+/// N of the buffers that dispatch without host sync, for which it is fixed.
+inline constexpr int kNoSyncMaxTokens = 24;
+
 /// One case: a shape and a seed, from which every rank makes the same data.
 struct CaseSpec {
   std::uint64_t seed = 0;
@@ -33,7 +36,8 @@ struct CaseSpec {
   bool allow_multiple_reduction = true;
   int num_max_tokens_per_rank = 0;
   int num_sms = 0;
-  bool is_async = false;  ///< operations return before the rows have moved, and their events are waited for
+  bool do_cpu_sync = true;  ///< false: outputs have room for all that could arrive, and N is kNoSyncMaxTokens
+  bool is_async = false;    ///< operations return before the rows have moved, and their events are waited for
 
   DType dtype = DType::kBFloat16;  ///< of the dispatched rows
   int hidden = 8;

@@ -14,18 +14,20 @@ namespace {
 class CaseOnRank {
  public:
   CaseOnRank(const CaseSpec& spec, const ExpectedResults& expected, int rank, const Placement& placement,
-             ElasticBuffer& buffer, Findings& findings)
+             RegisteringBuffer& buffer, Findings& findings)
       : spec_(spec),
         expected_(expected),
         rank_(static_cast<std::size_t>(rank)),
         placement_(placement),
-        buffer_(buffer),
+        memory_(buffer),
+        buffer_(buffer.buffer()),
         findings_(findings),
         stats_(placement.put(Tensor::zeros({spec.num_experts / spec.num_ranks()}, DType::kInt32))) {}
 
   DispatchResult dispatch();
   void dispatch_cached(const DispatchHandle& handle);
   Tensor combine_from_arena(const DispatchHandle& handle);
+  void combine_from_registered_memory(const DispatchHandle& handle);
   void combine_from_ordinary_memory(const DispatchHandle& handle);
   void combine_unchanged(const DispatchResult& received);
 
@@ -35,6 +37,8 @@ class CaseOnRank {
   /// A copy as the case passes it: with holes between the rows, or dense.
   Tensor as_passed(const Tensor& tensor) const;
   Tensor scales_as_passed(const Tensor& sf) const;
+  void check_received(std::string_view operation, const reference::RankOutput& expected,
+                      const DispatchResult& got, const std::vector<bool>& compared);
   void check_handle(const DispatchHandle& handle);
   void check_scales(std::string_view operation, const reference::RankOutput& expected,
                     const DispatchResult& got, const std::vector<bool>& compared);
@@ -44,11 +48,16 @@ class CaseOnRank {
   void check_combined(std::string_view operation, const reference::CombineOutput& expected,
                       const CombineResult& got);
   void poison_free_memory();
+  /// The rows that arrived, of an output that has room for more when there was no host sync.
+  Tensor arrived(const Tensor& expected, const Tensor& got) const;
+  /// The other way round: as many rows as recv.x has, those that count first.
+  Tensor with_room(const Tensor& rows, const DispatchHandle& handle) const;
 
   const CaseSpec& spec_;
   const ExpectedResults& expected_;
   std::size_t rank_;
   const Placement& placement_;
+  const RegisteringBuffer& memory_;
   ElasticBuffer& buffer_;
   Findings& findings_;
   Tensor stats_;  ///< of both dispatches
@@ -89,10 +98,26 @@ Tensor CaseOnRank::scales_as_passed(const Tensor& sf) const {
   return placement_.put(spread(sf, {1, stride}, sf.size(1) * stride));
 }
 
+Tensor CaseOnRank::arrived(const Tensor& expected, const Tensor& got) const {
+  const bool has_room =
+      expected && got && got.num_dims() == expected.num_dims() && got.size(0) >= expected.size(0);
+  return !spec_.do_cpu_sync && has_room ? got.rows(0, expected.size(0)) : got;
+}
+
+Tensor CaseOnRank::with_room(const Tensor& rows, const DispatchHandle& handle) const {
+  if (!rows || spec_.do_cpu_sync) return rows;
+  const Shape shape =
+      rows.num_dims() == 1 ? Shape{handle.num_rows()} : Shape{handle.num_rows(), rows.size(1)};
+  const Tensor all = Tensor::empty(shape, rows.dtype());
+  fill(all, 0xBB);
+  if (rows.num_bytes() > 0) std::memcpy(all.data(), rows.data(), rows.num_bytes());
+  return all;
+}
+
 void CaseOnRank::check_scales(std::string_view operation, const reference::RankOutput& expected,
                               const DispatchResult& got, const std::vector<bool>& compared) {
-  findings_.compare(fmt::format("{}, recv.sf", operation), expected.sf, placement_.fetch(got.sf).contiguous(),
-                    compared);
+  findings_.compare(fmt::format("{}, recv.sf", operation), expected.sf,
+                    placement_.fetch(arrived(expected.sf, got.sf)).contiguous(), compared);
   if (!got.sf) return;
   const std::int64_t num_rows = got.sf.size(0);
   const Shape strides =
@@ -132,18 +157,28 @@ DispatchResult CaseOnRank::dispatch() {
                                                .cumulative_local_expert_recv_stats = stats_,
                                                .do_handle_copy = spec_.do_handle_copy,
                                                .max_recv_tokens = spec_.max_recv_tokens[rank_],
+                                               .do_cpu_sync = spec_.do_cpu_sync,
                                                .async_with_compute_stream = spec_.is_async});
-  if (spec_.is_async) got.event.wait();
+  if (got.event) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
   findings_.compare("dispatch, input x", input.x, placement_.fetch(x).contiguous());
   check_scales("dispatch", expected, got, compared);
   check_stats(1);
-  findings_.compare("dispatch, recv.x", expected.x, placement_.fetch(got.x), compared);
-  findings_.compare("dispatch, recv.topk_idx", expected.topk_idx, placement_.fetch(got.topk_idx));
-  findings_.compare("dispatch, recv.topk_weights", expected.topk_weights, placement_.fetch(got.topk_weights),
-                    compared);
+  check_received("dispatch", expected, got, compared);
   check_handle(got.handle);
   return got;
+}
+
+void CaseOnRank::check_received(std::string_view operation, const reference::RankOutput& expected,
+                                const DispatchResult& got, const std::vector<bool>& compared) {
+  const auto fetch = [&](const Tensor& like, const Tensor& tensor) {
+    return placement_.fetch(arrived(like, tensor));
+  };
+  findings_.compare(fmt::format("{}, recv.x", operation), expected.x, fetch(expected.x, got.x), compared);
+  findings_.compare(fmt::format("{}, recv.topk_idx", operation), expected.topk_idx,
+                    fetch(expected.topk_idx, got.topk_idx));
+  findings_.compare(fmt::format("{}, recv.topk_weights", operation), expected.topk_weights,
+                    fetch(expected.topk_weights, got.topk_weights), compared);
 }
 
 void CaseOnRank::check_handle(const DispatchHandle& handle) {
@@ -165,10 +200,15 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
   findings_.compare("handle.num_max_tokens_per_rank", spec_.agreed_num_max_tokens(),
                     handle.num_max_tokens_per_rank());
   findings_.compare("handle.num_tokens", static_cast<int>(input.x.size(0)), handle.num_tokens());
-  findings_.compare("handle.num_recv_tokens", static_cast<int>(expected.recv_src_metadata.size(0)),
-                    handle.num_recv_tokens());
-  findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
-  findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
+  findings_.compare("handle.do_cpu_sync", spec_.do_cpu_sync, handle.do_cpu_sync());
+  if (spec_.do_cpu_sync) {  // else they are bounds
+    findings_.compare("handle.num_recv_tokens", static_cast<int>(expected.recv_src_metadata.size(0)),
+                      handle.num_recv_tokens());
+    findings_.compare("handle.num_expanded_tokens", num_expanded, handle.num_expanded_tokens());
+    findings_.compare("handle.num_rows", static_cast<int>(expected.x.size(0)), handle.num_rows());
+  } else {
+    aligned.clear();
+  }
   findings_.compare("handle.topk_idx", expected_.kept_topk_idx[rank_],
                     placement_.fetch(handle.topk_idx()).contiguous());
   findings_.compare("handle.num_dropped_tokens", expected.num_dropped_tokens, handle.num_dropped_tokens());
@@ -180,7 +220,7 @@ void CaseOnRank::check_handle(const DispatchHandle& handle) {
                     handle.psum_num_recv_tokens_per_expert());
   findings_.compare("handle.psum_num_recv_tokens_per_rank", expected.psum_num_recv_tokens_per_rank,
                     handle.psum_num_recv_tokens_per_rank());
-  check_metadata(placement_.fetch(handle.recv_src_metadata()));
+  check_metadata(placement_.fetch(arrived(expected.recv_src_metadata, handle.recv_src_metadata())));
 }
 
 void CaseOnRank::check_stats(int num_dispatches) {
@@ -215,13 +255,10 @@ void CaseOnRank::dispatch_cached(const DispatchHandle& handle) {
                                                .handle = handle,
                                                .cumulative_local_expert_recv_stats = stats_,
                                                .async_with_compute_stream = spec_.is_async});
-  if (spec_.is_async) got.event.wait();
+  if (got.event) got.event.wait();
   const auto compared = spec_.do_zero_padding ? std::vector<bool>() : real_rows(spec_, expected);
-  findings_.compare("cached dispatch, recv.x", expected.x, placement_.fetch(got.x), compared);
   check_scales("cached dispatch", expected, got, compared);
-  findings_.compare("cached dispatch, recv.topk_idx", expected.topk_idx, placement_.fetch(got.topk_idx));
-  findings_.compare("cached dispatch, recv.topk_weights", expected.topk_weights,
-                    placement_.fetch(got.topk_weights), compared);
+  check_received("cached dispatch", expected, got, compared);
   check_stats(2);
   check_handle(got.handle);
 }
@@ -233,26 +270,42 @@ CombineResult CaseOnRank::combine(const Tensor& x, const DispatchHandle& handle,
                                           .topk_weights = topk_weights,
                                           .bias = {as_passed(bias[0]), as_passed(bias[1])},
                                           .async_with_compute_stream = spec_.is_async});
-  if (spec_.is_async) result.event.wait();
+  if (result.event) result.event.wait();
   return result;
 }
 
 Tensor CaseOnRank::combine_from_arena(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.expert_outputs[rank_];
-  const Tensor x = buffer_.empty(input.x.shape(), input.x.dtype());
-  placement_.write(x, input.x);
-  const CombineResult got = combine(x, handle, placement_.put(input.topk_weights), input.bias);
-  findings_.compare("combine from arena memory, input x", input.x, placement_.fetch(x));
+  const Tensor rows = with_room(input.x, handle);
+  const Tensor x = buffer_.empty(rows.shape(), rows.dtype());
+  placement_.write(x, rows);
+  const CombineResult got =
+      combine(x, handle, placement_.put(with_room(input.topk_weights, handle)), input.bias);
+  findings_.compare("combine from arena memory, input x", rows, placement_.fetch(x));
   placement_.fill(x, 0xDD);  // allowed from now on: a rank that still reads it will show it
   check_combined("combine from arena memory", expected_.combined[rank_], got);
   return got.x;
 }
 
+void CaseOnRank::combine_from_registered_memory(const DispatchHandle& handle) {
+  poison_free_memory();
+  const auto& input = expected_.expert_outputs[rank_];
+  const Tensor rows = with_room(input.x, handle);
+  Tensor x = memory_.registered(rows.shape(), rows.dtype());
+  if (!x) x = placement_.put(rows.clone());  // other ranks combine
+  placement_.write(x, rows);
+  const CombineResult got =
+      combine(x, handle, placement_.put(with_room(input.topk_weights, handle)), input.bias);
+  placement_.fill(x, 0xDD);
+  check_combined("combine from registered memory", expected_.combined[rank_], got);
+}
+
 void CaseOnRank::combine_from_ordinary_memory(const DispatchHandle& handle) {
   poison_free_memory();
   const auto& input = expected_.expert_outputs[rank_];
-  const Tensor x = as_passed(input.x), weights = as_passed(input.topk_weights);
+  const Tensor x = as_passed(with_room(input.x, handle));
+  const Tensor weights = as_passed(with_room(input.topk_weights, handle));
   const CombineResult got = combine(x, handle, weights, input.bias);
   if (x.is_contiguous()) placement_.fill(x, 0xDD);
   check_combined("combine from ordinary memory", expected_.combined[rank_], got);
@@ -273,10 +326,7 @@ void CaseOnRank::check_combined(std::string_view operation, const reference::Com
 }  // namespace
 
 CaseRunner::CaseRunner(const Communicator& comm, Device device)
-    : rank_(comm.rank()),
-      placement_(device),
-      multiple_reduction_(comm, {.device = device, .allow_multiple_reduction = true}),
-      single_reduction_(comm, {.device = device, .allow_multiple_reduction = false}) {}
+    : rank_(comm.rank()), placement_(device), buffers_(comm, device) {}
 
 std::optional<std::string> CaseRunner::run(const CaseSpec& spec, const ExpectedResults& expected) {
   Findings findings;
@@ -293,11 +343,11 @@ std::optional<std::string> CaseRunner::run(const CaseSpec& spec, const ExpectedR
 }
 
 void CaseRunner::run_operations(const CaseSpec& spec, const ExpectedResults& expected, Findings& findings) {
-  ElasticBuffer& buffer = spec.allow_multiple_reduction ? multiple_reduction_ : single_reduction_;
-  CaseOnRank on_rank(spec, expected, rank_, placement_, buffer, findings);
+  CaseOnRank on_rank(spec, expected, rank_, placement_, buffers_.of(spec), findings);
   const DispatchResult received = on_rank.dispatch();
   on_rank.dispatch_cached(received.handle);
   const Tensor combined = on_rank.combine_from_arena(received.handle);
+  on_rank.combine_from_registered_memory(received.handle);
   on_rank.combine_from_ordinary_memory(received.handle);
   if (is_summable(spec.dtype)) on_rank.combine_unchanged(received);
   check_kept(findings);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "conformance/case_buffers.h"
 #include "conformance/case_spec.h"
 #include "conformance/expected_results.h"
 #include "conformance/findings.h"
@@ -15,14 +16,14 @@ namespace flexep::conformance {
 
 /// Runs cases on one rank and holds its part against the reference.
 ///
-/// All cases of a group use the same two buffers (one for each value of allow_multiple_reduction): memory is
-/// used again and again, next to results that are kept alive.
+/// All cases of a group use the same buffers: memory is used again and again, next to results that are kept
+/// alive.
 class CaseRunner {
  public:
   /// Collective.
   explicit CaseRunner(const Communicator& comm, Device device = Device::host());
 
-  /// Dispatch, cached dispatch and combine, from arena memory and from other memory. Collective.
+  /// Dispatch, cached dispatch and combine, from arena, registered and other memory. Collective.
   /// @return the first difference on this rank, or what the operation threw.
   /// @throws TimeoutError, TransportError: no further case can run on this group.
   std::optional<std::string> run(const CaseSpec& spec, const ExpectedResults& expected);
@@ -40,8 +41,7 @@ class CaseRunner {
 
   int rank_;
   Placement placement_;
-  ElasticBuffer multiple_reduction_;
-  ElasticBuffer single_reduction_;
+  CaseBuffers buffers_;
   std::vector<Kept> kept_;
   std::size_t num_runs_ = 0;
 };
