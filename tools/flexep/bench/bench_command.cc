@@ -85,9 +85,13 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
   add("--hidden", options->hidden, "Elements of a row");
   add("--topk", options->num_topk, "Experts of each token");
   add("--experts", options->num_experts, "Experts in all");
-  add("--dtype", options->dtype, "bf16, fp32 or fp64");
+  add("--dtype", options->dtype,
+      "bf16, fp32, fp64, or fp8_e4m3 with a scaling factor for each 128 elements, which dispatch alone "
+      "moves");
   add("--layout", options->layout, "compact or expanded");
-  add("--ops", options->ops, "Of dispatch, cached_dispatch, combine, round_trip, baseline_alltoallv")
+  add("--ops", options->ops,
+      "Of dispatch, cached_dispatch, combine, round_trip, exchange (a dispatch without tokens), checks (what "
+      "dispatch does only to find mistakes), baseline_alltoallv")
       ->delimiter(',');
   add("--input", options->input, "Where inputs lie: arena or ordinary memory");
   add("--routing", options->routing, "uniform, or zipf:S: expert e is chosen in proportion to 1 / (e + 1)^S");

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/bench_operation.h"
 
+#include "bench/check_cost.h"
+
 namespace flexep::tool {
 namespace {
 
@@ -11,7 +13,7 @@ class Dispatch : public BenchOperation {
   void run() override { result_ = rank_.buffer.dispatch(rank_.fresh_dispatch()); }
   void discard() override { result_ = {}; }
   Finding check() const override { return rank_.check.check_dispatch(result_); }
-  void run_floor() override { rank_.floor->dispatch(static_cast<const std::byte*>(rank_.x.data())); }
+  void run_floor() override { rank_.run_dispatch_floor(); }
   void run_baseline() override { rank_.baseline->dispatch(rank_.x); }
 
  protected:
@@ -24,7 +26,9 @@ class CachedDispatch final : public Dispatch {
  public:
   using Dispatch::Dispatch;
   std::string_view name() const override { return "cached_dispatch"; }
-  void run() override { result_ = rank_.buffer.dispatch({.x = rank_.x, .handle = rank_.handle}); }
+  void run() override {
+    result_ = rank_.buffer.dispatch({.x = rank_.x, .sf = rank_.sf, .handle = rank_.handle});
+  }
 };
 
 class Combine final : public BenchOperation {
@@ -54,7 +58,7 @@ class RoundTrip final : public BenchOperation {
   void discard() override { x_ = {}; }
   Finding check() const override { return rank_.check.check_round_trip(x_); }
   void run_floor() override {
-    rank_.floor->dispatch(static_cast<const std::byte*>(rank_.x.data()));
+    rank_.run_dispatch_floor();
     rank_.floor->combine();
   }
   void run_baseline() override {
@@ -65,6 +69,29 @@ class RoundTrip final : public BenchOperation {
  private:
   BenchRank& rank_;
   Tensor x_;
+};
+
+/// A dispatch without tokens: what ranks tell each other, and what each makes of it.
+class Exchange final : public BenchOperation {
+ public:
+  explicit Exchange(BenchRank& rank) : rank_(rank) {}
+  std::string_view name() const override { return "exchange"; }
+  void run() override {
+    result_ = rank_.buffer.dispatch({.x = rank_.x.rows(0, 0),
+                                     .topk_idx = rank_.topk_idx.rows(0, 0),
+                                     .num_experts = rank_.options.num_experts,
+                                     .do_expand = rank_.options.do_expand()});
+  }
+  void discard() override { result_ = {}; }
+  Finding check() const override {
+    if (result_.x.size(0) != 0) return "rows from nowhere";
+    return std::nullopt;
+  }
+  bool has_floor() const override { return false; }
+
+ private:
+  BenchRank& rank_;
+  DispatchResult result_;
 };
 
 /// The baseline's round trip as an operation of its own, so that it is verified and reported like the others.
@@ -81,7 +108,7 @@ class BaselineRoundTrip final : public BenchOperation {
     if (auto finding = rank_.check.check_rows_received_once(rank_.baseline->received())) return finding;
     return rank_.check.check_returned_once(rank_.baseline->combined());
   }
-  bool is_baseline() const override { return true; }
+  bool has_floor() const override { return false; }
 
  private:
   BenchRank& rank_;
@@ -92,6 +119,8 @@ std::unique_ptr<BenchOperation> make_operation(std::string_view op, BenchRank& r
   if (op == "cached_dispatch") return std::make_unique<CachedDispatch>(rank);
   if (op == "combine") return std::make_unique<Combine>(rank);
   if (op == "round_trip") return std::make_unique<RoundTrip>(rank);
+  if (op == "exchange") return std::make_unique<Exchange>(rank);
+  if (op == "checks") return std::make_unique<CheckCost>(rank);
   return std::make_unique<BaselineRoundTrip>(rank);
 }
 
@@ -121,6 +150,10 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
   topk_weights = Tensor::from_values(std::span(weights), pairs);
   x = make_input(*this, {options.num_tokens, options.hidden});
   check.write_inputs(x);
+  if (options.num_sf_packs() > 0) {
+    sf = Tensor::empty({options.num_tokens, options.num_sf_packs()}, DType::kFloat32);
+    check.write_scales(sf);
+  }
 
   handle = buffer.dispatch(fresh_dispatch()).handle;
   expert_outputs = make_input(*this, {handle.num_rows(), options.hidden});
@@ -134,10 +167,15 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
 
 DispatchArgs BenchRank::fresh_dispatch() const {
   return {.x = x,
+          .sf = sf,
           .topk_idx = topk_idx,
           .topk_weights = topk_weights,
           .num_experts = options.num_experts,
           .do_expand = options.do_expand()};
+}
+
+void BenchRank::run_dispatch_floor() const {
+  floor->dispatch(static_cast<const std::byte*>(x.data()), static_cast<const std::byte*>(sf.data()));
 }
 
 std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank) {

@@ -21,6 +21,7 @@ struct BenchRank {
   BenchRank(const BenchOptions& options, const Communicator& comm);
 
   DispatchArgs fresh_dispatch() const;
+  void run_dispatch_floor() const;
 
   const BenchOptions& options;
   Communicator comm;
@@ -28,6 +29,7 @@ struct BenchRank {
   RowCheck check;
   ElasticBuffer buffer;
   Tensor x;
+  Tensor sf;  ///< none unless rows are fp8
   Tensor topk_idx;
   Tensor topk_weights;
   DispatchHandle handle;  ///< of a first dispatch
@@ -47,8 +49,8 @@ class BenchOperation {
   virtual void discard() = 0;
   /// Holds the output of the last run against what it has to be.
   virtual Finding check() const = 0;
-  /// The baseline itself: it has neither a floor nor a baseline.
-  virtual bool is_baseline() const { return false; }
+  /// Whether there is something to compare it with.
+  virtual bool has_floor() const { return true; }
   virtual void run_floor() {}
   virtual void run_baseline() {}
 };

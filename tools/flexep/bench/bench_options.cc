@@ -44,8 +44,12 @@ void validate_shape(const BenchOptions& options) {
 
 void validate_ops(const BenchOptions& options) {
   for (const auto& op : options.ops) {
-    require_one_of("--ops", op,
-                   {"dispatch", "cached_dispatch", "combine", "round_trip", "baseline_alltoallv"});
+    require_one_of(
+        "--ops", op,
+        {"dispatch", "cached_dispatch", "combine", "round_trip", "exchange", "checks", "baseline_alltoallv"});
+    const bool is_sum = op == "combine" || op == "round_trip" || op == "baseline_alltoallv";
+    require(!is_sum || is_summable(options.element_type()), "--ops", op,
+            fmt::format("--dtype {} has no sums", options.dtype));
   }
   if (!options.has_op("baseline_alltoallv")) return;
   require(options.transport == "shm", "--ops", "baseline_alltoallv",
@@ -69,10 +73,10 @@ bool BenchOptions::has_op(std::string_view op) const {
 }
 
 DType BenchOptions::element_type() const {
-  for (const DType type : {DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
+  for (const DType type : {DType::kBFloat16, DType::kFloat32, DType::kFloat64, DType::kFloat8E4M3}) {
     if (dtype == name_of(type)) return type;
   }
-  throw UsageError(fmt::format("--dtype {}: not one of bf16, fp32, fp64", dtype));
+  throw UsageError(fmt::format("--dtype {}: not one of bf16, fp32, fp64, fp8_e4m3", dtype));
 }
 
 double BenchOptions::zipf_exponent() const {

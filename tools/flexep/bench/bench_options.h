@@ -36,6 +36,8 @@ struct BenchOptions {
   /// @throws UsageError.
   DType element_type() const;
   std::size_t row_bytes() const { return static_cast<std::size_t>(hidden) * size_of(element_type()); }
+  /// Scaling factors beside a row: one for each 128 elements of fp8, else none.
+  int num_sf_packs() const { return element_type() == DType::kFloat8E4M3 ? (hidden + 127) / 128 : 0; }
   /// Exponent S of "zipf:S"; 0 for "uniform". @throws UsageError.
   double zipf_exponent() const;
 };

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <ctime>
+#include <limits>
 
 namespace flexep::tool {
 namespace {
@@ -15,6 +17,7 @@ namespace {
 struct Span {
   std::int64_t begin_ns = 0;
   std::int64_t end_ns = 0;
+  std::int64_t cpu_ns = 0;  ///< that the thread has run meanwhile
 };
 
 /// This rank's runs of one thing, by iteration.
@@ -32,12 +35,18 @@ std::int64_t now_ns() {
       .count();
 }
 
+std::int64_t thread_cpu_ns() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
 template <typename Body>
 Span timed(Communicator& comm, Body body) {
   comm.barrier();
-  const std::int64_t begin = now_ns();
+  const std::int64_t begin = now_ns(), cpu_begin = thread_cpu_ns();
   body();
-  return {begin, now_ns()};
+  return {begin, now_ns(), thread_cpu_ns() - cpu_begin};
 }
 
 bool all_ranks(Communicator& comm, bool mine) {
@@ -91,41 +100,48 @@ OperationCounters counters_of_one_run(BenchRank& rank, BenchOperation& operation
 void run_iteration(BenchRank& rank, BenchOperation& operation, OperationSamples& samples) {
   samples.operation.push_back(timed(rank.comm, [&] { operation.run(); }));
   operation.discard();
-  if (operation.is_baseline()) return;
+  if (!operation.has_floor()) return;
   samples.floor.push_back(timed(rank.comm, [&] { operation.run_floor(); }));
   if (rank.baseline) {
     samples.baseline.push_back(timed(rank.comm, [&] { operation.run_baseline(); }));
   }
 }
 
-/// For each iteration the time from the first rank's begin to the slowest one's end: where ranks share cores,
-/// a rank that gets no core is late, not fast.
-std::vector<double> slowest_us(Communicator& comm, const Samples& mine) {
-  Samples all = mine;
+/// For each iteration the time from the first rank's begin to the slowest one's end, and the CPU time of all:
+/// where ranks share cores, a rank that gets no core is late, not fast.
+Samples over_ranks(Communicator& comm, const Samples& mine) {
+  Samples all(mine.size(), {.begin_ns = std::numeric_limits<std::int64_t>::max()});
   for (const auto& bytes : comm.all_gather_bytes(std::as_bytes(std::span(mine)))) {
     for (std::size_t i = 0; i < all.size(); ++i) {
       Span span;
       std::memcpy(&span, bytes.data() + i * sizeof(Span), sizeof(Span));
-      all[i] = {std::min(all[i].begin_ns, span.begin_ns), std::max(all[i].end_ns, span.end_ns)};
+      all[i] = {std::min(all[i].begin_ns, span.begin_ns), std::max(all[i].end_ns, span.end_ns),
+                all[i].cpu_ns + span.cpu_ns};
     }
   }
-  std::vector<double> times;
-  for (const Span& span : all) times.push_back(static_cast<double>(span.end_ns - span.begin_ns) / 1000);
-  return times;
+  return all;
+}
+
+double median(const std::vector<double>& sorted) {
+  const std::size_t middle = sorted.size() / 2;
+  return sorted.size() % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
 /// The middle time, the one that 99 of 100 keep to, and the least.
 std::optional<Times> summarise(Communicator& comm, const Samples& mine, int num_warmups) {
   if (mine.empty()) return std::nullopt;
-  std::vector<double> slowest = slowest_us(comm, mine);
-  slowest.erase(slowest.begin(), slowest.begin() + num_warmups);
-  std::sort(slowest.begin(), slowest.end());
-  const auto n = static_cast<double>(slowest.size());
-  const auto p99 = static_cast<std::size_t>(std::ceil(0.99 * n)) - 1;
-  const std::size_t middle = slowest.size() / 2;
-  const double median =
-      slowest.size() % 2 == 1 ? slowest[middle] : (slowest[middle - 1] + slowest[middle]) / 2;
-  return Times{.median_us = median, .p99_us = slowest[p99], .min_us = slowest.front()};
+  std::vector<double> slowest, cpu;
+  for (const Span& span : over_ranks(comm, mine)) {
+    slowest.push_back(static_cast<double>(span.end_ns - span.begin_ns) / 1000);
+    cpu.push_back(static_cast<double>(span.cpu_ns) / comm.num_ranks() / 1000);
+  }
+  for (std::vector<double>* times : {&slowest, &cpu}) {
+    times->erase(times->begin(), times->begin() + num_warmups);
+    std::sort(times->begin(), times->end());
+  }
+  const auto p99 = static_cast<std::size_t>(std::ceil(0.99 * static_cast<double>(slowest.size()))) - 1;
+  return Times{
+      .median_us = median(slowest), .p99_us = slowest[p99], .min_us = slowest.front(), .cpu_us = median(cpu)};
 }
 
 BenchResult summarise(BenchRank& rank, BenchOperation& operation, const OperationSamples& samples) {
@@ -134,7 +150,7 @@ BenchResult summarise(BenchRank& rank, BenchOperation& operation, const Operatio
   result.times = *summarise(rank.comm, samples.operation, num_warmups);
   result.floor = summarise(rank.comm, samples.floor, num_warmups);
   result.baseline = summarise(rank.comm, samples.baseline, num_warmups);
-  if (!operation.is_baseline()) result.bytes = counters_of_one_run(rank, operation);
+  if (operation.name() != "baseline_alltoallv") result.bytes = counters_of_one_run(rank, operation);
   return result;
 }
 

@@ -15,6 +15,7 @@ struct Times {
   double median_us = 0;
   double p99_us = 0;
   double min_us = 0;
+  double cpu_us = 0;  ///< median of what the ranks' calling threads were busy, per rank
 };
 
 /// What one operation gave. Bytes are sums over ranks, of one operation.

@@ -38,10 +38,11 @@ MemoryFloor::MemoryFloor(Transport& transport, const Workload& workload, const B
     : dtype_(options.element_type()),
       num_columns_(static_cast<std::size_t>(options.hidden)),
       row_bytes_(options.row_bytes()),
+      sf_bytes_(static_cast<std::size_t>(options.num_sf_packs()) * sizeof(float)),
       sums_(make_region(transport, static_cast<std::size_t>(options.num_tokens) * options.row_bytes())),
       pool_(num_threads) {
   const std::size_t num_rows = workload.received_by(transport.rank()).size();
-  find_places(transport, workload, make_region(transport, num_rows * row_bytes_));
+  find_places(transport, workload, make_region(transport, num_rows * (row_bytes_ + sf_bytes_)));
 }
 
 void MemoryFloor::find_places(Transport& transport, const Workload& workload, const Segment& received) {
@@ -56,8 +57,10 @@ void MemoryFloor::find_places(Transport& transport, const Workload& workload, co
   }
   for (const auto& token_places : workload.places_of(transport.rank())) {
     for (const RowPlace& place : token_places) {
-      places_.push_back(received_[static_cast<std::size_t>(place.rank)].get() +
-                        static_cast<std::size_t>(place.row) * row_bytes_);
+      std::byte* rows = received_[static_cast<std::size_t>(place.rank)].get();
+      std::byte* scales = rows + workload.received_by(place.rank).size() * row_bytes_;
+      places_.push_back(rows + static_cast<std::size_t>(place.row) * row_bytes_);
+      sf_places_.push_back(scales + static_cast<std::size_t>(place.row) * sf_bytes_);
     }
     place_begin_.push_back(static_cast<std::int64_t>(places_.size()));
     if (!token_places.empty()) term_begin_.push_back(place_begin_.back());
@@ -65,15 +68,21 @@ void MemoryFloor::find_places(Transport& transport, const Workload& workload, co
   }
 }
 
-void MemoryFloor::dispatch(const std::byte* x) {
+void MemoryFloor::dispatch(const std::byte* x, const std::byte* sf) {
+  scatter(x, row_bytes_, places_);
+  if (sf_bytes_ > 0) scatter(sf, sf_bytes_, sf_places_);
+}
+
+void MemoryFloor::scatter(const std::byte* rows, std::size_t row_bytes,
+                          const std::vector<std::byte*>& places) {
   const auto num_tokens = static_cast<std::int64_t>(place_begin_.size()) - 1;
   pool_.parallel_for(num_tokens, kTokensPerPiece, [&](std::int64_t begin, std::int64_t end) {
-    cpu::scatter_rows({.src = x + static_cast<std::size_t>(begin) * row_bytes_,
-                       .src_stride = row_bytes_,
-                       .row_bytes = row_bytes_,
+    cpu::scatter_rows({.src = rows + static_cast<std::size_t>(begin) * row_bytes,
+                       .src_stride = row_bytes,
+                       .row_bytes = row_bytes,
                        .dst_begin = offsets_of(place_begin_, begin, end),
-                       .dsts = places_},
-                      best_store_mode(places_.size() * row_bytes_));
+                       .dsts = places},
+                      best_store_mode(places.size() * row_bytes));
   });
 }
 

@@ -26,21 +26,24 @@ class MemoryFloor {
   /// Collective.
   MemoryFloor(Transport& transport, const Workload& workload, const BenchOptions& options, int num_threads);
 
-  /// Reads every row of `x` once and stores it at its places.
-  void dispatch(const std::byte* x);
+  /// Reads every row of `x` once, and its scaling factors if there are any, and stores it at its places.
+  void dispatch(const std::byte* x, const std::byte* sf);
   /// Reads every row of a token where dispatch puts it, sums in fp32 and writes the sum once.
   void combine();
 
  private:
   void find_places(Transport& transport, const Workload& workload, const Segment& received);
+  void scatter(const std::byte* rows, std::size_t row_bytes, const std::vector<std::byte*>& places);
 
   DType dtype_;
   std::size_t num_columns_;
   std::size_t row_bytes_;
+  std::size_t sf_bytes_;                              ///< scaling factors of a row
   std::vector<std::shared_ptr<std::byte>> received_;  ///< by rank
   Segment sums_;
   std::vector<std::int64_t> place_begin_{0};  ///< [T + 1], where a token's places begin
   std::vector<std::byte*> places_;
+  std::vector<std::byte*> sf_places_;        ///< the same for scaling factors, behind all rows of a rank
   std::vector<std::int64_t> sum_begin_{0};   ///< [T + 1], number of tokens before this one that have a place
   std::vector<std::int64_t> term_begin_{0};  ///< one for each token that has a place, and the end
   ThreadPool pool_;

@@ -4,6 +4,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -61,6 +62,7 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"median_us", result.times.median_us},
           {"p99_us", result.times.p99_us},
           {"min_us", result.times.min_us},
+          {"cpu_us", result.times.cpu_us},
           {"floor_us", median_or_null(result.floor)},
           {"fraction_of_floor", result.floor ? Json(fraction_of_floor(result)) : Json()},
           {"baseline_us", median_or_null(result.baseline)},
@@ -83,6 +85,12 @@ Json json_of_run(const BenchOptions& options, const std::vector<BenchResult>& re
           {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
           {"command", command},
           {"results", std::move(list)}};
+}
+
+const BenchResult* find_op(const std::vector<BenchResult>& results, std::string_view op) {
+  const auto found =
+      std::find_if(results.begin(), results.end(), [&](const auto& each) { return each.op == op; });
+  return found == results.end() ? nullptr : &*found;
 }
 
 std::string number_or_dash(const std::optional<double>& value, int num_decimals) {
@@ -108,6 +116,13 @@ void print_table(const BenchOptions& options, const std::vector<BenchResult>& re
                number_or_dash(floor, 1), number_or_dash(fraction, 2), number_or_dash(baseline, 1),
                number_or_dash(speedup, 2), result.verified ? "yes" : "NO");
   }
+  const BenchResult* checks = find_op(results, "checks");
+  const BenchResult* dispatch = find_op(results, "dispatch");
+  if (checks == nullptr) return;
+  const double cost_us = checks->times.median_us - checks->floor->median_us;
+  fmt::print("checks cost a dispatch {:.2f} us", cost_us);
+  if (dispatch != nullptr) fmt::print(", {:.2f}% of it", 100 * cost_us / dispatch->times.median_us);
+  fmt::print("\n");
 }
 
 void write_json(const BenchOptions& options, const std::vector<BenchResult>& results,

@@ -21,6 +21,7 @@ template <typename Visitor>
 auto with_element_type(DType dtype, Visitor visitor) {
   if (dtype == DType::kBFloat16) return visitor(BFloat16{});
   if (dtype == DType::kFloat64) return visitor(double{});
+  if (dtype == DType::kFloat8E4M3) return visitor(Float8E4M3{});
   return visitor(float{});
 }
 
@@ -47,6 +48,14 @@ void RowCheck::write_inputs(const Tensor& x) const {
     for (std::int64_t token = 0; token < x.size(0); ++token)
       pattern_.write(rows + token * x.size(1), input_id(rank_, token));
   });
+}
+
+void RowCheck::write_scales(const Tensor& sf) const {
+  for (std::int64_t token = 0; token < sf.size(0); ++token) {
+    for (std::int64_t pack = 0; pack < sf.size(1); ++pack) {
+      sf.data<float>()[token * sf.size(1) + pack] = scale(input_id(rank_, token), pack);
+    }
+  }
 }
 
 void RowCheck::write_expert_outputs(const Tensor& y) const {
@@ -82,8 +91,24 @@ Finding RowCheck::check_dispatch(const DispatchResult& result) const {
     return std::vector{input_id(origins[row].src_rank, origins[row].token)};
   };
   if (auto finding = check_rows(result.x, origins.size(), id_of_row)) return finding;
+  if (auto finding = check_scales(result)) return finding;
   if (!result.topk_weights) return std::nullopt;
   return options_.do_expand() ? check_expanded_weights(result) : check_compact_pairs(result);
+}
+
+Finding RowCheck::check_scales(const DispatchResult& result) const {
+  if (options_.num_sf_packs() == 0) return std::nullopt;
+  const auto& origins = workload_.received_by(rank_);
+  const Shape expected({static_cast<std::int64_t>(origins.size()), options_.num_sf_packs()});
+  if (result.sf.shape() != expected) return fmt::format("sf has shape {}", result.sf.shape().to_string());
+  for (std::size_t row = 0; row < origins.size(); ++row) {
+    for (std::int64_t pack = 0; pack < expected[1]; ++pack) {
+      const float got = result.sf.data<float>()[static_cast<std::int64_t>(row) * expected[1] + pack];
+      if (got != scale(input_id(origins[row].src_rank, origins[row].token), pack))
+        return fmt::format("sf of row {}, pack {}", row, pack);
+    }
+  }
+  return std::nullopt;
 }
 
 Finding RowCheck::check_compact_pairs(const DispatchResult& result) const {

@@ -20,9 +20,12 @@ class RowCheck {
   RowCheck(const BenchOptions& options, const Workload& workload, int rank);
 
   void write_inputs(const Tensor& x) const;
+  /// fp32 [T, packs].
+  void write_scales(const Tensor& sf) const;
   void write_expert_outputs(const Tensor& y) const;
 
-  /// Every row, id and weight that this rank received. Ids and weights are checked where there are some.
+  /// Every row, scaling factor, id and weight that this rank received. Ids and weights are checked where
+  /// there are some.
   Finding check_dispatch(const DispatchResult& result) const;
   /// Every sum, when combine read the expert outputs.
   Finding check_combine(const Tensor& x) const;
@@ -36,8 +39,13 @@ class RowCheck {
  private:
   std::size_t input_id(int rank, std::int64_t token) const;
   std::size_t expert_output_id(const RowPlace& place) const;
+  /// The factor `pack` of input row `id`; every other one is different, as far as fp32 goes.
+  float scale(std::size_t id, std::int64_t pack) const {
+    return static_cast<float>(1 + static_cast<std::int64_t>(id) * options_.num_sf_packs() + pack);
+  }
   template <typename IdsOfRow>
   Finding check_rows(const Tensor& x, std::size_t num_rows, IdsOfRow ids_of_row) const;
+  Finding check_scales(const DispatchResult& result) const;
   Finding check_compact_pairs(const DispatchResult& result) const;
   Finding check_expanded_weights(const DispatchResult& result) const;
 
