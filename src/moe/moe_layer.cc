@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexep/moe/moe_layer.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "common/check.h"
 #include "moe/config_agreement.h"
+#include "moe/counter_random.h"
 #include "moe/expert_permutation.h"
 #include "moe/flatten.h"
 #include "moe/floating.h"
 #include "moe/initial_parameters.h"
+#include "moe/probs_on_input.h"
+#include "moe/projection.h"
+#include "moe/rank_agreement.h"
+#include "moe/routing_replay.h"
+#include "moe/shared_expert.h"
 
 namespace flexep::moe {
 namespace {
@@ -31,9 +38,72 @@ const MoeConfig& checked(const MoeConfig& config, ExpertParallelGroup& group, st
 
 void check_dtype(const MoeConfig& config, DType dtype) {
   const bool is_double = config.params_dtype == DType::kFloat64;
-  require_argument((dtype == DType::kFloat64) == is_double, "hidden",
+  require_argument(is_summable(dtype) && (dtype == DType::kFloat64) == is_double, "hidden",
                    "with params_dtype {} hidden must be {}, not {}", name_of(config.params_dtype),
                    is_double ? "fp64" : "bf16, fp16 or fp32", name_of(dtype));
+}
+
+void check_forward(const MoeConfig& config, const Tensor& hidden, const MoeForwardOptions& options) {
+  const Tensor flat = flatten_tokens(hidden, config.hidden_size);
+  check_dtype(config, hidden.dtype());
+  check_expert_permutation(options.expert_permutation, config.num_moe_experts);
+  check_replay(config, flat.size(0), options.replay_topk_idx);
+}
+
+// B of hidden [S, B, H].
+std::int64_t num_sequences_of(const Tensor& hidden) {
+  return hidden.num_dims() == 3 ? std::max<std::int64_t>(1, hidden.size(1)) : 1;
+}
+
+std::unique_ptr<SharedExpertForward> make_shared_expert(const MoeConfig& config,
+                                                        const MoeParameters<Tensor>& parameters,
+                                                        const Tensor& rows) {
+  if (!config.moe_shared_expert_intermediate_size) return nullptr;
+  return std::make_unique<SharedExpertForward>(parameters.shared_expert, rows,
+                                               config.moe_shared_expert_overlap);
+}
+
+MoeConfig without_budget(MoeConfig config) {
+  config.moe_expert_rank_capacity_factor.reset();
+  config.moe_paged_stash = false;
+  return config;
+}
+
+bool any_rank(Communicator& comm, bool mine) {
+  bool any = false;
+  for (const char theirs : comm.all_gather(static_cast<char>(mine ? 1 : 0))) any = any || theirs != 0;
+  return any;
+}
+
+// The backward of project, or of nothing where there is no weight.
+ProjectionGradients project_back(const Tensor& rows, const Tensor& weight, const Gradient<Tensor>& grad) {
+  if (!weight) return {.rows = grad, .weight = Tensor()};
+  return project_backward(rows, weight, grad);
+}
+
+// One microbatch at its experts.
+struct Dispatched {
+  std::unique_ptr<TokenDispatcher> dispatcher;
+  GroupedTokens grouped;
+};
+
+Dispatched dispatch(const MoeConfig& config, const std::shared_ptr<ExpertParallelGroup>& group,
+                    const Tokens& tokens, const Tensor& routing_map, double& seconds) {
+  auto dispatcher = make_token_dispatcher(config, group);
+  const auto local = dispatcher->dispatch_preprocess(tokens, routing_map);
+  const auto received = timed(seconds, [&] { return dispatcher->token_dispatch(local, kSynchronous); });
+  auto grouped = dispatcher->dispatch_postprocess(received);
+  return {.dispatcher = std::move(dispatcher), .grouped = std::move(grouped)};
+}
+
+// moe_paged_stash: what went over the budget on any rank is dispatched again without one, on all of them.
+Dispatched dispatch_within_budget(const MoeConfig& config, const std::shared_ptr<ExpertParallelGroup>& group,
+                                  const Tokens& tokens, const Tensor& routing_map, double& seconds) {
+  auto dispatched = dispatch(config, group, tokens, routing_map, seconds);
+  const auto over_budget = dispatched.dispatcher->check_over_budget();
+  if (!config.moe_paged_stash || !over_budget || !any_rank(group->comm(), *over_budget)) return dispatched;
+  group->reset_over_budget();
+  return dispatch(without_budget(config), group, tokens, routing_map, seconds);
 }
 
 }  // namespace
@@ -41,9 +111,13 @@ void check_dtype(const MoeConfig& config, DType dtype) {
 struct MoeContext::State {
   std::vector<int> expert_permutation;
   Shape hidden_shape;
+  Tensor rows;            // [T, H], what latent.down took; no tensor without
+  Tensor latent_output;   // [T, L], what latent.up took; no tensor without
+  GroupedTokens grouped;  // what apply_probs took; empty without
   std::unique_ptr<TokenDispatcher> dispatcher;
   RouterContext router;
   ExpertsContext experts;
+  ExpertsContext shared_expert;
 };
 
 MoeContext::MoeContext(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -54,55 +128,108 @@ MoeContext& MoeContext::operator=(MoeContext&&) noexcept = default;
 MoeLayer::MoeLayer(const MoeConfig& config, std::shared_ptr<ExpertParallelGroup> group, std::uint64_t seed)
     : config_(checked(config, *group, seed)),
       group_(std::move(group)),
-      parameters_(initial_parameters(config_, group_->comm().rank(), seed)) {
+      seed_(seed),
+      parameters_(initial_parameters(config_, group_->comm().rank(), seed)),
+      expert_bias_(config_.moe_router_enable_expert_bias ? static_cast<std::size_t>(config_.num_moe_experts)
+                                                         : 0) {
   make_token_dispatcher(config_, group_);  // throws now, not in the first step, what does not fit the group
 }
 
+RouterForward MoeLayer::route(const Tensor& rows, std::int64_t num_sequences,
+                              const MoeForwardOptions& options) {
+  MoeConfig config = config_;
+  if (!options.is_training) config.moe_input_jitter_eps.reset();
+  auto routed = router_forward(config, group_->comm(), rows, parameters_.router_weight,
+                               {.expert_bias = expert_bias_,
+                                .replay_topk_idx = options.replay_topk_idx,
+                                .past_tokens_per_expert = past_tokens_per_expert_,
+                                .num_sequences = num_sequences,
+                                .random_key = mix(seed_) + num_forwards_++});
+  if (options.is_training) remember_load(routed);
+  return routed;
+}
+
+void MoeLayer::remember_load(const RouterForward& routed) {
+  const auto accumulate = [](auto& sums, const auto& counts) {
+    sums.resize(counts.size());
+    std::transform(sums.begin(), sums.end(), counts.begin(), sums.begin(), std::plus<>());
+  };
+  accumulate(tokens_since_bias_update_, routed.tokens_per_expert);
+  accumulate(past_tokens_per_expert_, routed.global_tokens_per_expert);
+}
+
+void MoeLayer::update_expert_bias() {
+  if (expert_bias_.empty()) return;
+  tokens_since_bias_update_.resize(expert_bias_.size());
+  expert_bias_ = updated_expert_bias(config_, group_->comm(), expert_bias_, tokens_since_bias_update_);
+  tokens_since_bias_update_.clear();
+}
+
 MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& options) {
+  check_on_all_ranks(group_->comm(), [&] { check_forward(config_, hidden, options); });
   const auto& permutation = options.expert_permutation;
-  const Tensor flat = flatten_tokens(hidden, config_.hidden_size);
-  check_dtype(config_, hidden.dtype());
-  check_expert_permutation(permutation, config_.num_moe_experts);
+  const Tensor rows = flatten_tokens(hidden, config_.hidden_size);
+  auto routed = timed(seconds_.router, [&] { return route(rows, num_sequences_of(hidden), options); });
 
-  auto routed = timed(seconds_.router, [&] {
-    return router_forward(config_, group_->comm(), flat, parameters_.router_weight);
-  });
-  auto dispatcher = make_token_dispatcher(config_, group_);
-  const auto local =
-      dispatcher->dispatch_preprocess({.hidden = hidden, .probs = permute_experts(routed.probs, permutation)},
-                                      permute_experts(routed.routing_map, permutation));
-  const auto received =
-      timed(seconds_.dispatch, [&] { return dispatcher->token_dispatch(local, kSynchronous); });
-  const auto grouped = dispatcher->dispatch_postprocess(received);
+  const auto shared_expert = make_shared_expert(config_, parameters_, rows);
+  if (shared_expert) shared_expert->begin_fc1();
+  const bool is_latent = config_.moe_latent_size.has_value();
+  const Tensor sent = is_latent ? project(rows, parameters_.latent.down) : rows;
+  auto [dispatcher, grouped] = dispatch_within_budget(
+      config_, group_, {.hidden = sent, .probs = permute_experts(routed.probs, permutation)},
+      permute_experts(routed.routing_map, permutation), seconds_.dispatch);
 
-  auto experts = timed(seconds_.experts, [&] {
-    return experts_forward(parameters_.experts, grouped, dispatcher->empty_expert_rows());
+  const bool on_input = config_.moe_apply_probs_on_input;
+  auto experts = timed(seconds_.experts, [&, &dispatcher = dispatcher, &grouped = grouped] {
+    return experts_forward(parameters_.experts, on_input ? apply_probs(grouped) : grouped,
+                           dispatcher->empty_expert_rows());
   });
 
+  if (shared_expert) shared_expert->begin_fc2();
   const auto partial = dispatcher->combine_preprocess(experts.output);
-  const auto combined =
-      timed(seconds_.combine, [&] { return dispatcher->token_combine(partial, kSynchronous); });
-  const auto output = dispatcher->combine_postprocess(combined);
+  const auto combined = timed(seconds_.combine, [&, &dispatcher = dispatcher] {
+    return dispatcher->token_combine(partial, kSynchronous);
+  });
+  const Tensor sums = dispatcher->combine_postprocess(combined);
+  Tensor output = is_latent ? project(sums, parameters_.latent.up) : sums;
+  if (shared_expert)
+    output = add(output, timed(seconds_.shared_expert, [&] { return shared_expert->finish(); }));
 
-  auto state = std::make_unique<MoeContext::State>(MoeContext::State{.expert_permutation = permutation,
-                                                                     .hidden_shape = hidden.shape(),
-                                                                     .dispatcher = std::move(dispatcher),
-                                                                     .router = std::move(routed.context),
-                                                                     .experts = std::move(experts.context)});
-  return {.output = output,
+  const auto over_budget = dispatcher->check_over_budget();
+  auto state = std::make_unique<MoeContext::State>(
+      MoeContext::State{.expert_permutation = permutation,
+                        .hidden_shape = hidden.shape(),
+                        .rows = is_latent ? rows : Tensor(),
+                        .latent_output = is_latent ? sums : Tensor(),
+                        .grouped = on_input ? grouped : GroupedTokens(),
+                        .dispatcher = std::move(dispatcher),
+                        .router = std::move(routed.context),
+                        .experts = std::move(experts.context),
+                        .shared_expert = shared_expert ? shared_expert->context() : ExpertsContext()});
+  return {.output = output.reshape(hidden.shape()),
           .aux_loss = routed.aux_loss,
+          .load_balancing_loss = routed.load_balancing_loss,
+          .z_loss = routed.z_loss,
           .tokens_per_expert = std::move(routed.tokens_per_expert),
+          .topk_idx = routed.topk_idx,
+          .over_budget = over_budget,
           .context = MoeContext(std::move(state))};
 }
 
 MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& grads) {
   auto& state = context.state();
   auto& dispatcher = *state.dispatcher;
-  require_argument(grads.output.value().shape() == state.hidden_shape, "output",
-                   "the gradient of a MoE layer's output must be {}, not {}", state.hidden_shape.to_string(),
-                   grads.output.value().shape().to_string());
+  const Tensor& grad_output = grads.output;
+  check_on_all_ranks(group_->comm(), [&] {
+    require_argument(grad_output.shape() == state.hidden_shape, "output",
+                     "the gradient of a MoE layer's output must be {}, not {}", state.hidden_shape,
+                     grad_output.shape());
+  });
+  const Tensor grad_rows = flatten_tokens(grad_output, config_.hidden_size);
 
-  const auto sums = dispatcher.combine_postprocess_backward(grads.output);
+  SharedExpertBackward shared_expert(config_, parameters_.shared_expert, state.shared_expert, grad_rows);
+  const auto up = project_back(state.latent_output, parameters_.latent.up, grad_rows);
+  const auto sums = dispatcher.combine_postprocess_backward(up.rows);
   const auto partial = timed(seconds_.dispatch, [&] { return dispatcher.token_combine_backward(sums); });
   const auto expert_output = dispatcher.combine_preprocess_backward(partial);
 
@@ -110,17 +237,27 @@ MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& gr
     return experts_backward(parameters_.experts, state.experts, expert_output,
                             dispatcher.empty_expert_rows());
   });
+  const TokenGradients grouped = config_.moe_apply_probs_on_input
+                                     ? apply_probs_backward(state.grouped, experts.tokens.hidden)
+                                     : experts.tokens;
 
-  const auto received = dispatcher.dispatch_postprocess_backward(experts.tokens);
+  const auto received = dispatcher.dispatch_postprocess_backward(grouped);
   const auto local = timed(seconds_.combine, [&] { return dispatcher.token_dispatch_backward(received); });
   const auto tokens = dispatcher.dispatch_preprocess_backward(local);
+  const auto down = project_back(state.rows, parameters_.latent.down, tokens.hidden);
   const auto router = timed(seconds_.router, [&] {
     return router_backward(
         config_, parameters_.router_weight, state.router,
         {.probs = unpermute_experts(tokens.probs, state.expert_permutation), .aux_loss = grads.aux_loss});
   });
-  return {.hidden = add(tokens.hidden, router.hidden),
-          .parameters = {.router_weight = router.weight, .experts = experts.weights}};
+  const auto shared = timed(seconds_.shared_expert, [&] { return shared_expert.finish(); });
+  Tensor grad_hidden = add(down.rows, router.hidden);
+  if (shared.rows.value()) grad_hidden = add(grad_hidden, shared.rows);
+  return {.hidden = grad_hidden.reshape(state.hidden_shape),
+          .parameters = {.router_weight = router.weight,
+                         .experts = experts.weights,
+                         .latent = {.down = down.weight, .up = up.weight},
+                         .shared_expert = shared.weights}};
 }
 
 }  // namespace flexep::moe

@@ -2,22 +2,36 @@
 #include "flexep/moe/router.h"
 
 #include "common/check.h"
+#include "moe/auxiliary_loss.h"
 #include "moe/floating.h"
 #include "moe/gemm.h"
-#include "moe/load_balancing.h"
 #include "moe/router_probs.h"
+#include "moe/router_random.h"
+#include "moe/routing_replay.h"
 #include "moe/topk.h"
 
 namespace flexep::moe {
 namespace {
 
-void check_arguments(const MoeConfig& config, const Tensor& hidden, const Tensor& weight) {
+void check_arguments(const MoeConfig& config, const Tensor& hidden, const Tensor& weight,
+                     const RouterInput& input) {
   require_argument(hidden.num_dims() == 2 && hidden.size(1) == config.hidden_size, "hidden",
                    "hidden must be [num_tokens, hidden_size = {}], not {}", config.hidden_size,
-                   hidden.shape().to_string());
+                   hidden.shape());
   require_argument(weight.shape() == Shape{config.num_moe_experts, config.hidden_size}, "weight",
                    "the router's weight must be [num_moe_experts = {}, hidden_size = {}], not {}",
-                   config.num_moe_experts, config.hidden_size, weight.shape().to_string());
+                   config.num_moe_experts, config.hidden_size, weight.shape());
+  const auto require_experts = [&](const char* name, const std::vector<double>& values) {
+    require_argument(values.empty() || values.size() == static_cast<std::size_t>(config.num_moe_experts),
+                     name, "{} must have num_moe_experts = {} values, not {}", name, config.num_moe_experts,
+                     values.size());
+  };
+  require_experts("expert_bias", input.expert_bias);
+  require_experts("past_tokens_per_expert", input.past_tokens_per_expert);
+  require_argument(input.num_sequences >= 1 && hidden.size(0) % input.num_sequences == 0, "num_sequences",
+                   "num_sequences must divide the number of tokens {}, not be {}", hidden.size(0),
+                   input.num_sequences);
+  check_replay(config, hidden.size(0), input.replay_topk_idx);
 }
 
 template <typename T>
@@ -33,58 +47,86 @@ std::vector<std::int64_t> count_tokens_per_expert(const Tensor& topk_idx, int nu
   return counts;
 }
 
-template <typename T>
-RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden,
-                      const Tensor& weight) {
-  const int num_experts = config.num_moe_experts;
-  const Tensor rows = cast(hidden.contiguous(), kDTypeOf<T>);
-  const Tensor logits = Tensor::empty({rows.size(0), num_experts}, kDTypeOf<T>);
-  multiply(rows, transposed(cast(weight.contiguous(), kDTypeOf<T>)), logits);
+DroppedRouting drop_tokens(const MoeConfig& config, const DroppedRouting& routing) {
+  const auto factor = config.expert_capacity_factor();
+  if (!factor) return routing;
+  return apply_router_token_dropping(routing.probs, routing.routing_map,
+                                     {.router_topk = config.moe_router_topk,
+                                      .capacity_factor = *factor,
+                                      .drop_policy = config.moe_token_drop_policy,
+                                      .pad_to_capacity = config.moe_pad_expert_input_to_capacity});
+}
 
-  const auto chosen = choose_experts<T>(config, logits);
+template <typename T>
+RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden, const Tensor& weight,
+                      const RouterInput& input) {
+  const int num_experts = config.num_moe_experts;
+  const std::int64_t num_tokens = hidden.size(0);
+  const std::int64_t first_token = first_random_token(config, comm, num_tokens);
+  const Tensor factors = jitter_factors<T>(config, input.random_key, first_token, num_tokens);
+  const Tensor dense = cast(hidden.contiguous(), kDTypeOf<T>),
+               rows = factors ? times<T>(dense, factors) : dense;
+  const Tensor logits = Tensor::empty({num_tokens, num_experts}, kDTypeOf<T>);
+  multiply(rows, transposed(cast(weight.contiguous(), kDTypeOf<T>)), logits);
+  force_logits<T>(config, input.random_key, first_token, logits);
+
+  const auto chosen = choose_experts<T>(
+      config, logits, {.expert_bias = input.expert_bias, .replay_topk_idx = input.replay_topk_idx});
   const auto counts = count_tokens_per_expert(chosen.topk_idx, num_experts);
-  const auto balance =
-      config.moe_aux_loss_coeff == 0 ? LoadBalancing{} : balance_load<T>(config, comm, chosen.scores, counts);
-  return {.probs = scatter_columns(scale<T>(chosen.topk_probs, config.moe_router_topk_scaling_factor),
-                                   chosen.topk_idx, num_experts),
-          .routing_map = multihot(chosen.topk_idx, num_experts),
-          .aux_loss = balance.loss,
+  auto losses = auxiliary_loss<T>(config, comm,
+                                  {.logits = logits, .chosen = chosen, .tokens_per_expert = counts}, input);
+  const auto routing = drop_tokens(
+      config, {.probs = scatter_columns(scale<T>(chosen.topk_probs, config.moe_router_topk_scaling_factor),
+                                        chosen.topk_idx, num_experts),
+               .routing_map = multihot(chosen.topk_idx, num_experts)});
+  const bool has_capacity = config.expert_capacity_factor().has_value();
+  return {.probs = routing.probs,
+          .routing_map = routing.routing_map,
+          .topk_idx = chosen.topk_idx,
+          .aux_loss = losses.load_balancing + losses.z,
+          .load_balancing_loss = losses.load_balancing,
+          .z_loss = losses.z,
           .tokens_per_expert = counts,
+          .global_tokens_per_expert = std::move(losses.global_tokens_per_expert),
           .context = {.hidden = rows,
                       .scores = chosen.scores,
                       .topk_idx = chosen.topk_idx,
                       .topk_probs = chosen.topk_probs,
-                      .load = balance.load,
-                      .num_global_tokens = balance.num_global_tokens}};
+                      .kept = has_capacity ? routing.routing_map : Tensor(),
+                      .share_slopes = losses.share_slopes,
+                      .logits = losses.z_slope != 0 ? logits : Tensor(),
+                      .z_slope = losses.z_slope,
+                      .input_factors = factors}};
 }
 
 template <typename T>
 RouterGradients backward(const MoeConfig& config, const Tensor& weight, const RouterContext& context,
                          const RouterOutputGradients& grads) {
-  const Tensor grad_topk_probs = scale<T>(gather_columns(grads.probs.value().contiguous(), context.topk_idx),
-                                          config.moe_router_topk_scaling_factor);
-  const Tensor grad_scores = context.load.empty()
-                                 ? Tensor::zeros(context.scores.shape(), kDTypeOf<T>)
-                                 : balance_load_backward<T>(config, context.scores, context.load,
-                                                            context.num_global_tokens, grads.aux_loss);
+  const Tensor all_grads = grads.probs.value().contiguous();
+  const Tensor grad_probs =
+      context.kept ? apply_router_token_dropping_backward(all_grads, context.kept).value() : all_grads;
+  const Tensor grad_topk_probs =
+      scale<T>(gather_columns(grad_probs, context.topk_idx), config.moe_router_topk_scaling_factor);
   const Tensor grad_logits = choose_experts_backward<T>(
       config, {.scores = context.scores, .topk_idx = context.topk_idx, .topk_probs = context.topk_probs},
-      grad_topk_probs, grad_scores);
+      grad_topk_probs, load_balancing_backward<T>(config, context, grads.aux_loss));
+  z_loss_backward<T>(context, grads.aux_loss, grad_logits);
 
-  const Tensor grad_hidden = Tensor::empty(context.hidden.shape(), kDTypeOf<T>);
+  const Tensor grad_rows = Tensor::empty(context.hidden.shape(), kDTypeOf<T>);
   const Tensor grad_weight = Tensor::empty(weight.shape(), kDTypeOf<T>);
-  multiply(grad_logits, cast(weight.contiguous(), kDTypeOf<T>), grad_hidden);
+  multiply(grad_logits, cast(weight.contiguous(), kDTypeOf<T>), grad_rows);
   multiply(transposed(grad_logits), context.hidden, grad_weight);
-  return {.hidden = grad_hidden, .weight = cast(grad_weight, weight.dtype())};
+  return {.hidden = context.input_factors ? times<T>(grad_rows, context.input_factors) : grad_rows,
+          .weight = cast(grad_weight, weight.dtype())};
 }
 
 }  // namespace
 
 RouterForward router_forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden,
-                             const Tensor& weight) {
-  check_arguments(config, hidden, weight);
-  return config.router_dtype() == DType::kFloat64 ? forward<double>(config, comm, hidden, weight)
-                                                  : forward<float>(config, comm, hidden, weight);
+                             const Tensor& weight, const RouterInput& input) {
+  check_arguments(config, hidden, weight, input);
+  return config.router_dtype() == DType::kFloat64 ? forward<double>(config, comm, hidden, weight, input)
+                                                  : forward<float>(config, comm, hidden, weight, input);
 }
 
 RouterGradients router_backward(const MoeConfig& config, const Tensor& weight, const RouterContext& context,

@@ -34,6 +34,10 @@ Matrix matrix_of_expert(const Tensor& weights, std::int64_t expert) {
   return to_matrix(weights.rows(expert, expert + 1).reshape({weights.size(1), weights.size(2)}));
 }
 
+Matrix matrix_or_none(const Tensor& tensor) {
+  return tensor ? to_matrix(tensor) : Matrix();
+}
+
 // Puts a tensor rank's slice of F columns to where it belongs in the whole expert.
 void place_slice(const Matrix& fc1, const Matrix& fc2, std::size_t first_column, std::size_t ffn,
                  Expert& expert) {
@@ -63,12 +67,17 @@ Tensor to_tensor(const Matrix& matrix, std::int64_t num_columns) {
 }
 
 Parameters gather_parameters(const MoeConfig& config, std::span<const MoeParameters<Tensor>> shares) {
-  const auto hidden = static_cast<std::size_t>(config.hidden_size);
+  const auto hidden = static_cast<std::size_t>(config.dispatched_hidden_size());
   const auto ffn = static_cast<std::size_t>(config.moe_ffn_hidden_size);
   const Expert no_expert{.fc1 = zeros(2 * ffn, hidden), .fc2 = zeros(hidden, ffn)};
   Parameters whole{
       .router_weight = to_matrix(shares.front().router_weight),
-      .experts = std::vector<Expert>(static_cast<std::size_t>(config.num_moe_experts), no_expert)};
+      .experts = std::vector<Expert>(static_cast<std::size_t>(config.num_moe_experts), no_expert),
+      .latent_down = matrix_or_none(shares.front().latent.down),
+      .latent_up = matrix_or_none(shares.front().latent.up),
+      .shared_expert = {.fc1 = matrix_or_none(shares.front().shared_expert.fc1),
+                        .fc2 = matrix_or_none(shares.front().shared_expert.fc2)},
+      .shared_gate = matrix_or_none(shares.front().shared_expert.gate)};
   const auto tp = static_cast<std::size_t>(config.expert_tensor_parallel_size);
   const auto num_local_experts = static_cast<std::size_t>(config.num_local_experts());
   for (std::size_t rank = 0; rank < shares.size(); ++rank) {

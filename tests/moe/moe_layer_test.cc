@@ -24,8 +24,11 @@ constexpr std::int64_t kHidden = 4;
 constexpr double kGradAuxLoss = 0.7;
 
 MoeParameters<Tensor> values_of(const MoeParameters<Gradient<Tensor>>& grads) {
+  const auto& shared = grads.shared_expert;
   return {.router_weight = grads.router_weight,
-          .experts = {.fc1 = grads.experts.fc1, .fc2 = grads.experts.fc2}};
+          .experts = {.fc1 = grads.experts.fc1, .fc2 = grads.experts.fc2},
+          .latent = {.down = grads.latent.down, .up = grads.latent.up},
+          .shared_expert = {.fc1 = shared.fc1, .fc2 = shared.fc2, .gate = shared.gate}};
 }
 
 // What all ranks together hold after one forward and backward.
@@ -61,14 +64,35 @@ Step run_step(const MoeConfig& config, const Tensor& hidden, const Tensor& grad_
   return step;
 }
 
-Matrix sum_of_router_grads(const Step& step) {
-  Matrix sum = rows_of(step.grads.front().router_weight);
-  for (std::size_t rank = 1; rank < step.grads.size(); ++rank) {
-    const Matrix other = rows_of(step.grads[rank].router_weight);
+// The sum over ranks of the gradient of a parameter that all of them have.
+template <typename Member>
+Matrix sum_of_grads(const Step& step, Member&& member) {
+  Matrix sum;
+  for (const auto& grads : step.grads) {
+    if (!member(grads)) return {};
+    const Matrix other = rows_of(member(grads));
+    if (sum.empty()) sum = Matrix(other.size(), testing::Row(other.front().size()));
     for (std::size_t i = 0; i < sum.size(); ++i)
       for (std::size_t j = 0; j < sum[i].size(); ++j) sum[i][j] += other[i][j];
   }
   return sum;
+}
+
+Matrix sum_of_router_grads(const Step& step) {
+  return sum_of_grads(step, [](const auto& grads) { return grads.router_weight; });
+}
+
+void expect_equal_replicated_grads(const Step& step, const reference::Parameters& expected,
+                                   double tolerance) {
+  const auto check = [&](const Matrix& matrix, auto member) {
+    EXPECT_TRUE(near(matrix, sum_of_grads(step, member), tolerance));
+  };
+  check(expected.router_weight, [](const auto& grads) { return grads.router_weight; });
+  check(expected.latent_down, [](const auto& grads) { return grads.latent.down; });
+  check(expected.latent_up, [](const auto& grads) { return grads.latent.up; });
+  check(expected.shared_expert.fc1, [](const auto& grads) { return grads.shared_expert.fc1; });
+  check(expected.shared_expert.fc2, [](const auto& grads) { return grads.shared_expert.fc2; });
+  check(expected.shared_gate, [](const auto& grads) { return grads.shared_expert.gate; });
 }
 
 void expect_equal_to_reference(const MoeConfig& config, const Tensor& hidden, const Tensor& grad_output) {
@@ -83,7 +107,7 @@ void expect_equal_to_reference(const MoeConfig& config, const Tensor& hidden, co
   EXPECT_TRUE(near(expected.output, step.output, kTolerance));
   EXPECT_NEAR(expected.aux_loss, step.aux_loss, kTolerance);
   EXPECT_TRUE(near(expected_grads.hidden, step.grad_hidden, kTolerance));
-  EXPECT_TRUE(near(expected_grads.parameters.router_weight, sum_of_router_grads(step), kTolerance));
+  expect_equal_replicated_grads(step, expected_grads.parameters, kTolerance);
   for (std::size_t e = 0; e < grads.experts.size(); ++e) {
     EXPECT_TRUE(near(expected_grads.parameters.experts[e].fc1, grads.experts[e].fc1, kTolerance))
         << "expert " << e;
@@ -108,6 +132,27 @@ TEST_P(MoeLayerTest, SoDoTheyWithSigmoidScores) {
   config.moe_router_score_function = RouterScoreFunction::kSigmoid;
   config.moe_aux_loss_coeff = 0.3;
   config.moe_router_topk_scaling_factor = 2.5;
+  expect_equal_to_reference(config, hidden, grad_output);
+}
+
+TEST_P(MoeLayerTest, SoDoTheyWithALatentDimension) {
+  config.moe_latent_size = 6;
+  expect_equal_to_reference(config, hidden, grad_output);
+}
+
+TEST_P(MoeLayerTest, SoDoTheyWithASharedExpert) {
+  config.moe_shared_expert_intermediate_size = 5;
+  expect_equal_to_reference(config, hidden, grad_output);
+  config.moe_shared_expert_gate = true;
+  config.moe_shared_expert_overlap = true;
+  config.moe_latent_size = 2;
+  expect_equal_to_reference(config, hidden, grad_output);
+}
+
+TEST_P(MoeLayerTest, SoDoTheyWithProbsAppliedOnTheInput) {
+  config.moe_router_score_function = RouterScoreFunction::kSigmoid;
+  config.moe_router_topk = 1;
+  config.moe_apply_probs_on_input = true;
   expect_equal_to_reference(config, hidden, grad_output);
 }
 
@@ -220,6 +265,15 @@ TEST_P(MoeLayerTest, NarrowTypesStayCloseToTheReference) {
   });
 }
 
+TEST_P(MoeLayerTest, OverlapOfTheSharedExpertChangesNoBit) {
+  config.moe_shared_expert_intermediate_size = 5;
+  const Step apart = run_step(config, hidden, grad_output);
+  config.moe_shared_expert_overlap = true;
+  const Step beside = run_step(config, hidden, grad_output);
+  EXPECT_TRUE(near(apart.output, beside.output, 0));
+  EXPECT_TRUE(near(apart.grad_hidden, beside.grad_hidden, 0));
+}
+
 INSTANTIATE_TEST_SUITE_P(Divisions, MoeLayerTest, ::testing::ValuesIn(testing::all_divisions()),
                          [](const auto& division) { return testing::name_of(division.param); });
 
@@ -238,6 +292,33 @@ TEST(MoeLayerErrorTest, AConfigurationThatDiffersIsNamedOnEveryRank) {
     config.moe_aux_loss_coeff = 0.25;
     EXPECT_THROW(MoeLayer(config, group, static_cast<std::uint64_t>(comm.rank())), CollectiveMismatch);
     EXPECT_NO_THROW(MoeLayer(config, group, 3));
+  });
+}
+
+TEST(MoeLayerErrorTest, AWrongArgumentOfOneRankIsAnErrorOnAllAndTheLayerGoesOn) {
+  in_process(3, [](Communicator& comm) {
+    const MoeConfig config = config_of({.tp = 1, .ep = 3, .moe_permute_fusion = true});
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), 3);
+    const Tensor good = random_tensor(2, kHidden, 1), bad = random_tensor(2, kHidden + 1, 1);
+    const auto reject = [&](auto&& step) {
+      if (comm.rank() == 1) return rejected_argument(step);
+      try {
+        step();
+      } catch (const PeerError& error) {
+        EXPECT_EQ(error.rank(), 1);
+        return std::string(error.what());
+      }
+      return std::string("no error");
+    };
+    const std::string forward_error = reject([&] { layer.forward(comm.rank() == 1 ? bad : good); });
+    EXPECT_NE(forward_error.find("hidden"), std::string::npos) << forward_error;
+    auto forward = layer.forward(good);
+    const std::string backward_error = reject([&] {
+      auto other = layer.forward(good);
+      layer.backward(std::move(other.context), {.output = comm.rank() == 1 ? bad : good, .aux_loss = 1});
+    });
+    EXPECT_NE(backward_error.find("output"), std::string::npos) << backward_error;
+    EXPECT_NO_THROW(layer.backward(std::move(forward.context), {.output = good, .aux_loss = 1}));
   });
 }
 
@@ -264,6 +345,82 @@ TEST(MoeLayerErrorTest, WhatDoesNotFitIsNamed) {
                              {.output = random_tensor(4, kHidden, 1), .aux_loss = 1});
             }),
             "output");
+}
+
+TEST(MoeLayerRouterTest, AReplayedForwardChoosesTheSameExperts) {
+  MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = true});
+  const auto group = std::make_shared<ExpertParallelGroup>(Communicator::self());
+  const Tensor hidden = random_tensor(5, kHidden, 1);
+  MoeLayer without(config, group, 3);
+  const Tensor topk_idx = without.forward(hidden).topk_idx;
+  EXPECT_EQ(rejected_argument([&] { without.forward(hidden, {.replay_topk_idx = topk_idx}); }),
+            "replay_topk_idx");
+  config.moe_enable_routing_replay = true;
+  MoeLayer layer(config, group, 4);
+  const auto forward = layer.forward(hidden, {.replay_topk_idx = topk_idx});
+  EXPECT_EQ(rows_of(forward.topk_idx), rows_of(topk_idx));
+}
+
+TEST(MoeLayerRouterTest, TheExpertBiasMovesOnlyWhenItIsUpdated) {
+  MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = true});
+  config.moe_router_score_function = RouterScoreFunction::kSigmoid;
+  const auto group = std::make_shared<ExpertParallelGroup>(Communicator::self());
+  MoeLayer without(config, group, 3);
+  without.update_expert_bias();
+  EXPECT_TRUE(without.expert_bias().empty());
+  config.moe_router_enable_expert_bias = true;
+  config.moe_router_bias_update_rate = 0.5;
+  MoeLayer layer(config, group, 3);
+  const auto load = layer.forward(random_tensor(5, kHidden, 1)).tokens_per_expert;
+  EXPECT_EQ(layer.expert_bias(), std::vector<double>(12));
+  layer.update_expert_bias();
+  for (std::size_t e = 0; e < load.size(); ++e)
+    EXPECT_EQ(layer.expert_bias()[e], static_cast<double>(load[e]) > 1.25 ? -0.5 : 0.5);
+}
+
+TEST(MoeLayerRouterTest, TheGlobalLossRemembersEarlierMicrobatchesUntilItIsReset) {
+  MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = true});
+  config.moe_router_load_balancing_type = RouterLoadBalancing::kGlobalAuxLoss;
+  config.moe_aux_loss_coeff = 0.5;
+  MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(Communicator::self()), 3);
+  const Tensor first = random_tensor(5, kHidden, 1), second = random_tensor(5, kHidden, 2);
+  const double alone = layer.forward(second).aux_loss;
+  layer.reset_global_aux_loss_tracker();
+  layer.forward(first);
+  EXPECT_NE(layer.forward(second).aux_loss, alone);
+  layer.reset_global_aux_loss_tracker();
+  EXPECT_EQ(layer.forward(second).aux_loss, alone);
+}
+
+TEST(MoeLayerRouterTest, JitterIsAnotherInEachForward) {
+  MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = true});
+  config.moe_input_jitter_eps = 0.25;
+  MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(Communicator::self()), 3);
+  const Tensor hidden = random_tensor(5, kHidden, 1);
+  EXPECT_NE(rows_of(layer.forward(hidden).output), rows_of(layer.forward(hidden).output));
+}
+
+TEST(MoeLayerBudgetTest, AStashedForwardThatWentOverBudgetIsDoneAgainWithout) {
+  MoeConfig config = config_of({.tp = 1, .ep = 2, .moe_permute_fusion = true});
+  config.moe_flex_dispatcher_backend = FlexDispatcherBackend::kHybridEp;
+  config.params_dtype = DType::kFloat64;
+  config.use_transformer_engine_op_fuser = true;  // a budget in multiples of 256 rows
+  config.moe_expert_rank_capacity_factor = 0.01;
+  in_process(2, [&](Communicator& comm) {
+    const auto group = std::make_shared<ExpertParallelGroup>(comm);
+    const Tensor hidden = random_tensor(400, kHidden, 1);
+    MoeLayer dropping(config, group, 3);
+    const auto dropped = dropping.forward(hidden);
+    EXPECT_EQ(dropped.over_budget, true);
+    group->reset_over_budget();
+    MoeConfig stashing = config, free = config;
+    stashing.moe_paged_stash = true;
+    free.moe_expert_rank_capacity_factor.reset();
+    const auto stashed = MoeLayer(stashing, group, 3).forward(hidden);
+    const auto expected = MoeLayer(free, group, 3).forward(hidden);
+    EXPECT_EQ(rows_of(stashed.output), rows_of(expected.output));
+    EXPECT_NE(rows_of(dropped.output), rows_of(expected.output));
+  });
 }
 
 TEST(MoeLayerLoadTest, CountsAndSecondsAddUp) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "flexep/moe/experts.h"
@@ -11,12 +12,29 @@
 
 namespace flexep::moe {
 
-/// A layer's parameters on one rank, or their gradients. Sharded parameters need no reduction: their gradient
-/// is complete on their owner.
+/// Projections around the experts, with moe_latent_size L; else no tensors.
+template <typename T>
+struct LatentProjections {
+  T down;  ///< [L, H], before the dispatch
+  T up;    ///< [H, L], after the combine
+};
+
+/// The expert that every token visits, with moe_shared_expert_intermediate_size S; else no tensors.
+template <typename T>
+struct SharedExpertWeights {
+  T fc1;   ///< [2S, H]: rows 0 .. S - 1 are the gate of SwiGLU, the others the up projection
+  T fc2;   ///< [H, S]
+  T gate;  ///< [1, H], with moe_shared_expert_gate; else no tensor
+};
+
+/// A layer's parameters on one rank, or their gradients. The experts' are this rank's share, and their
+/// gradient is complete; all others are the same on every rank: sum their gradients over the ranks.
 template <typename T>
 struct MoeParameters {
-  T router_weight;           ///< [E, H], the same on every rank: sum its gradient over the ranks
-  ExpertWeights<T> experts;  ///< [El, 2F, H] and [El, H, F], this rank's share
+  T router_weight;           ///< [E, H]
+  ExpertWeights<T> experts;  ///< [El, 2F, L or H] and [El, L or H, F]
+  LatentProjections<T> latent;
+  SharedExpertWeights<T> shared_expert;
 };
 
 /// One microbatch's state between forward and backward. Move-only; dropping it frees what it holds.
@@ -37,13 +55,23 @@ struct MoeForwardOptions {
   /// [E], a permutation: what the router sends to expert e goes to expert_permutation[e] instead. Empty = as
   /// the router says. For ablations: experts that are no better than their neighbours have learned nothing.
   std::vector<int> expert_permutation;
+  /// MoeForward::topk_idx of an earlier forward: its choice of experts is taken again, with the weights that
+  /// this router gives. Needs moe_enable_routing_replay.
+  Tensor replay_topk_idx;
+  /// False for an evaluation: no jitter, and its load counts for no expert bias and no later loss.
+  bool is_training = true;
 };
 
 struct MoeForward {
-  Tensor output;        ///< shape and dtype of hidden
-  double aux_loss = 0;  ///< add it to the loss; the same on every rank, see RouterForward
+  Tensor output;                   ///< shape and dtype of hidden
+  double aux_loss = 0;             ///< add it to the loss; the same on every rank, see RouterForward
+  double load_balancing_loss = 0;  ///< a part of aux_loss
+  double z_loss = 0;               ///< the rest of it
   std::vector<std::int64_t>
-      tokens_per_expert;  ///< [E], pairs that this rank routed, before expert_permutation
+      tokens_per_expert;  ///< [E], pairs that this rank routed, before capacity and expert_permutation
+  Tensor topk_idx;        ///< int64 [T, K], the router's choice, for replay_topk_idx
+  /// Whether this rank has dropped pairs; see TokenDispatcher::check_over_budget.
+  std::optional<bool> over_budget;
   MoeContext context;
 };
 
@@ -63,7 +91,8 @@ struct MoeSeconds {
   double router = 0;    ///< scores, top k, auxiliary loss
   double dispatch = 0;  ///< token_dispatch and its mirror image, the backward of token_combine
   double experts = 0;
-  double combine = 0;  ///< token_combine and its mirror image, the backward of token_dispatch
+  double combine = 0;        ///< token_combine and its mirror image, the backward of token_dispatch
+  double shared_expert = 0;  ///< waiting for the shared expert; all of its time without overlap
 };
 
 /// A mixture-of-experts layer: router, token dispatcher, SwiGLU experts, with an explicit backward.
@@ -80,24 +109,42 @@ class MoeLayer {
   MoeLayer(const MoeConfig& config, std::shared_ptr<ExpertParallelGroup> group, std::uint64_t seed);
 
   /// Collective.
-  /// @param hidden  [T, H] or [S, B, H], bf16, fp16 or fp32 (params_dtype fp32) or fp64 (params_dtype fp64); T may
-  /// differ between ranks and be 0.
-  /// @throws InvalidArgument that names `hidden` or `expert_permutation`; what the dispatcher's steps throw.
+  /// @param hidden  [T, H] or [S, B, H], bf16, fp16 or fp32 (params_dtype fp32) or fp64 (params_dtype fp64);
+  /// T may differ between ranks and be 0.
+  /// @throws InvalidArgument that names `hidden`, `expert_permutation` or `replay_topk_idx`, PeerError with
+  /// the same text on the other ranks; what the dispatcher's steps throw.
   MoeForward forward(const Tensor& hidden, const MoeForwardOptions& options = {});
 
   /// Collective. Uses the parameters as they are now: update them after the last backward that needs the old
-  /// ones.
+  /// ones. @throws InvalidArgument that names `output`, PeerError with the same text on the other ranks.
   MoeGradients backward(MoeContext context, const MoeOutputGradients& grads);
 
   /// Written through by an optimiser.
   const MoeParameters<Tensor>& parameters() const { return parameters_; }
+
+  /// [E], with moe_router_enable_expert_bias; else empty. No parameter: it has no gradient.
+  const std::vector<double>& expert_bias() const { return expert_bias_; }
+  /// After an optimiser's step: moves the bias towards an even load of all tokens since the last update.
+  /// Collective. Without moe_router_enable_expert_bias nothing happens.
+  void update_expert_bias();
+  /// After an optimiser's step: global_aux_loss forgets the load of earlier microbatches. Local.
+  void reset_global_aux_loss_tracker() { past_tokens_per_expert_.clear(); }
+
   const MoeConfig& config() const { return config_; }
   const MoeSeconds& seconds() const { return seconds_; }
 
  private:
+  RouterForward route(const Tensor& rows, std::int64_t num_sequences, const MoeForwardOptions& options);
+  void remember_load(const RouterForward& routed);
+
   MoeConfig config_;
   std::shared_ptr<ExpertParallelGroup> group_;
+  std::uint64_t seed_;
+  std::uint64_t num_forwards_ = 0;  ///< makes each forward's randomness its own
   MoeParameters<Tensor> parameters_;
+  std::vector<double> expert_bias_;
+  std::vector<std::int64_t> tokens_since_bias_update_;
+  std::vector<double> past_tokens_per_expert_;
   MoeSeconds seconds_;
 };
 

@@ -27,20 +27,33 @@ struct Expert {
 struct Parameters {
   Matrix router_weight;  ///< [E][H]
   std::vector<Expert> experts;
+  Matrix latent_down, latent_up;  ///< [L][H] and [H][L]; empty without moe_latent_size
+  Expert shared_expert;           ///< fc1 [2S][H], fc2 [H][S]; empty without a shared expert
+  Matrix shared_gate;             ///< [1][H]; empty without moe_shared_expert_gate
 };
 
-/// The whole layer's parameters, or gradients, from every rank's share in rank order. The router's are taken
-/// from rank 0.
+/// The whole layer's parameters, or gradients, from every rank's share in rank order. What is replicated is
+/// taken from rank 0.
 Parameters gather_parameters(const MoeConfig& config, std::span<const MoeParameters<Tensor>> shares);
 
-struct Routing {
-  Matrix scores;                         ///< [T][E], softmax over all experts, or sigmoid
-  std::vector<std::vector<int>> chosen;  ///< [T][K], best first, of equal ones the lower first
-  Matrix probs;                          ///< [T][E], 0 where not chosen
-  double aux_loss = 0;
+/// What routing depends on besides hidden, weight and configuration; see RouterInput.
+struct RouteInput {
+  Row expert_bias;                ///< [E] or empty
+  Row past_load;                  ///< [E] or empty
+  std::size_t num_sequences = 1;  ///< token t belongs to sequence t % num_sequences
 };
 
-Routing route(const MoeConfig& config, const Matrix& hidden, const Matrix& router_weight);
+struct Routing {
+  Matrix scores;                         ///< [T][E], of all experts
+  std::vector<std::vector<int>> chosen;  ///< [T][K], best first, of equal ones the lower first
+  Matrix map;                            ///< [T][E], 1 where capacity leaves the pair, or pads with it
+  Matrix probs;                          ///< [T][E], 0 outside the map
+  double aux_loss = 0;                   ///< load balancing and z-loss
+};
+
+/// Capacity counts all tokens as one rank's. Knows neither sinkhorn nor anything random.
+Routing route(const MoeConfig& config, const Matrix& hidden, const Matrix& router_weight,
+              const RouteInput& input = {});
 
 struct RoutingGradients {
   Matrix hidden;
@@ -48,7 +61,7 @@ struct RoutingGradients {
 };
 
 RoutingGradients route_backward(const MoeConfig& config, const Matrix& hidden, const Matrix& router_weight,
-                                const Matrix& grad_probs, double grad_aux_loss);
+                                const Matrix& grad_probs, double grad_aux_loss, const RouteInput& input = {});
 
 struct Permuted {
   Matrix rows;
@@ -69,7 +82,8 @@ struct LayerOutput {
   double aux_loss = 0;
 };
 
-LayerOutput moe_layer(const MoeConfig& config, const Parameters& parameters, const Matrix& hidden);
+LayerOutput moe_layer(const MoeConfig& config, const Parameters& parameters, const Matrix& hidden,
+                      const RouteInput& input = {});
 
 struct LayerGradients {
   Matrix hidden;
@@ -78,6 +92,7 @@ struct LayerGradients {
 };
 
 LayerGradients moe_layer_backward(const MoeConfig& config, const Parameters& parameters, const Matrix& hidden,
-                                  const Matrix& grad_output, double grad_aux_loss);
+                                  const Matrix& grad_output, double grad_aux_loss,
+                                  const RouteInput& input = {});
 
 }  // namespace flexep::moe::reference
