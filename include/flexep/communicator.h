@@ -22,6 +22,15 @@ struct CommunicatorOptions {
   std::chrono::milliseconds timeout{0};
 };
 
+/// Processes of one machine that have agreed, in some way of their own, on a name for a group and on who is
+/// which rank.
+struct LocalJob {
+  /// The same text in all of them, and in no other group of the user's: a random one is best.
+  std::string id;
+  int rank = 0;
+  int num_ranks = 1;
+};
+
 /// A group of ranks that communicate. Cheap to copy; copies are the same group.
 ///
 /// Every member function that is marked collective is called by all ranks in the same order. One group is
@@ -36,6 +45,9 @@ class Communicator {
   /// @throws InvalidArgument (variable missing or out of range), TimeoutError (ranks that did not come),
   /// TransportError.
   static Communicator from_environment(const CommunicatorOptions& options = {});
+
+  /// The group of the processes of `job`. Collective over them. @throws as from_environment.
+  static Communicator from_job(const LocalJob& job, const CommunicatorOptions& options = {});
 
   /// A group of one rank.
   static Communicator self(const CommunicatorOptions& options = {});

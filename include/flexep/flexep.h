@@ -12,6 +12,7 @@
 #include "flexep/env.h"
 #include "flexep/error.h"
 #include "flexep/event.h"
+#include "flexep/interruption.h"
 #include "flexep/memory_model.h"
 #include "flexep/plan_model.h"
 #include "flexep/registered_memory.h"

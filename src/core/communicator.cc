@@ -61,6 +61,15 @@ Communicator Communicator::from_environment(const CommunicatorOptions& options) 
   return Communicator(open_next_group(job, resolve_timeout(options, env)));
 }
 
+Communicator Communicator::from_job(const LocalJob& job, const CommunicatorOptions& options) {
+  require_argument(!job.id.empty(), "id", "the job has no id");
+  require_argument(0 <= job.rank && job.rank < job.num_ranks, "rank",
+                   "rank is {}, outside [0, num_ranks = {})", job.rank, job.num_ranks);
+  if (job.num_ranks == 1) return self(options);
+  const auto timeout = resolve_timeout(options, Environment::read());
+  return Communicator(open_shm_group({.id = job.id, .rank = job.rank, .num_ranks = job.num_ranks}, timeout));
+}
+
 Communicator Communicator::self(const CommunicatorOptions& options) {
   const auto timeout = resolve_timeout(options, Environment::read());
   return Communicator(open_in_process_group(std::make_shared<InProcessWorld>(1), timeout).front());

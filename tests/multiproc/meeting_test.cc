@@ -46,6 +46,23 @@ TEST(MeetingTest, SilentStrangerDoesNotKeepRanksOut) {
   EXPECT_EQ(num_failed(processes, 2), 0);
 }
 
+TEST(MeetingTest, ProcessesThatAgreedOnAJobNeedNoEnvironment) {
+  const std::string id = job_id("agreed");
+  Processes processes(id, 2, [&](int rank) {
+    unsetenv("RANK");
+    unsetenv("WORLD_SIZE");
+    for (const auto& name : {id + "a", id + "b"}) {
+      auto comm = Communicator::from_job({.id = name, .rank = rank, .num_ranks = 2}, {.timeout = 5s});
+      comm.barrier();
+      if (comm.rank() != rank || comm.num_ranks() != 2) return 1;
+    }
+    return 0;
+  });
+  EXPECT_EQ(num_failed(processes, 2), 0);
+  EXPECT_THROW(Communicator::from_job({.id = id, .rank = 2, .num_ranks = 2}), InvalidArgument);
+  EXPECT_THROW(Communicator::from_job({.rank = 0, .num_ranks = 2}), InvalidArgument);
+}
+
 TEST(MeetingTest, FailedMeetingCanBeTriedAgain) {
   Processes processes(job_id("again"), 2, [](int rank) {
     if (rank == 0) {

@@ -48,6 +48,36 @@ TEST(FailureTest, HandleOfADispatchThatFailedIsRefused) {
   });
 }
 
+std::atomic<bool> wants_interruption = false;
+
+TEST(FailureTest, InterruptedWaitEndsTheGroup) {
+  wants_interruption = false;
+  set_interruption_check([] { return wants_interruption.load(); });
+  in_process(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm);
+    if (comm.rank() == 1) {
+      std::this_thread::sleep_for(50ms);
+      wants_interruption = true;  // rank 0 waits, and is asked
+      while (wants_interruption) std::this_thread::sleep_for(1ms);
+    } else {
+      EXPECT_THROW(buffer.barrier(), TransportError);
+      wants_interruption = false;
+    }
+    EXPECT_THROW(buffer.barrier(), TransportError);
+  });
+  set_interruption_check(nullptr);
+}
+
+TEST(FailureTest, EventIsWaitedForNoLongerThanAsked) {
+  std::promise<void> promise;
+  const Event event(promise.get_future().share());
+  EXPECT_FALSE(event.wait_for(1ms));
+  promise.set_value();
+  EXPECT_TRUE(event.wait_for(1ms));
+  EXPECT_THROW(Event().wait_for(1ms), InvalidArgument);
+  EXPECT_THROW(broken_event().wait_for(1ms), Error);
+}
+
 TEST(FailureTest, ExceptionsOfUnknownTypeReachTheOtherRanksToo) {
   in_process(2, [](Communicator& comm) {
     ElasticBuffer buffer(comm);

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "common/check.h"
+#include "common/interruption.h"
 #include "flexep/error.h"
 #include "transport/shared_memory/attempt.h"
 
@@ -139,6 +140,7 @@ void Channel::await(int rank, const Deadline& deadline, const Operation& operati
       deadline, num_spins_, [&] { return has_arrived_from(rank); },
       [&](std::chrono::nanoseconds longest) {
         throw_if_broken(operation);
+        if (is_interrupted()) abort("it was interrupted");
         nap(control_block(rank_).arrival(rank), epoch_, longest);
       });
   if (!has_arrived) throw_if_missing(operation);

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/interruption.h"
 #include "flexep/error.h"
 
 namespace flexep {
@@ -54,11 +55,16 @@ void sleep_for(std::chrono::nanoseconds time) {
   poll(nullptr, 0, std::max(1, static_cast<int>(time.count() / 1'000'000)));
 }
 
+void throw_if_interrupted() {
+  if (is_interrupted()) throw TransportError("interrupted while other processes were awaited");
+}
+
 // Waits until there is something to receive; false when the deadline passes first.
 bool await_input(const FileDescriptor& socket, const Deadline& deadline) {
   pollfd entry{.fd = socket.get(), .events = POLLIN, .revents = 0};
   const auto is_ready = [&] { return poll(&entry, 1, 0) > 0; };
   return wait_until(deadline, 1, is_ready, [&](std::chrono::nanoseconds longest) {
+    throw_if_interrupted();
     poll(&entry, 1, std::max(1, static_cast<int>(longest.count() / 1'000'000)));
   });
 }
@@ -102,7 +108,11 @@ std::optional<FileDescriptor> connect_to(const std::string& name, const Deadline
       throw_system_error(fmt::format("cannot connect to @{}", name));
     return false;
   };
-  if (wait_until(deadline, 1, is_connected, [](auto) { sleep_for(kConnectRetry); })) return socket_fd;
+  const auto nap = [](auto) {
+    throw_if_interrupted();
+    sleep_for(kConnectRetry);
+  };
+  if (wait_until(deadline, 1, is_connected, nap)) return socket_fd;
   if (is_taken) throw TransportError(fmt::format("a process of another user holds the socket @{}", name));
   return std::nullopt;
 }
