@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flexep/communicator.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings.h"
+#include "blocking.h"
+
+namespace flexep::python {
+namespace {
+
+using namespace nb::literals;
+
+using Seconds = std::optional<double>;
+
+std::chrono::milliseconds to_milliseconds(Seconds seconds) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::duration<double>(seconds.value_or(0)));
+}
+
+CommunicatorOptions options_with(Seconds timeout) {
+  return {.timeout = to_milliseconds(timeout)};
+}
+
+Communicator from_job(std::string id, int rank, int num_ranks, Seconds timeout) {
+  return blocking([&] {
+    return Communicator::from_job({.id = std::move(id), .rank = rank, .num_ranks = num_ranks},
+                                  options_with(timeout));
+  });
+}
+
+nb::object from_process_group(const nb::object& group, Seconds timeout) {
+  return nb::module_::import_("flexep._process_group").attr("open_group")(group, timeout);
+}
+
+nb::list all_gather_bytes(Communicator& self, const nb::bytes& mine) {
+  const auto bytes = std::as_bytes(std::span(mine.c_str(), mine.size()));
+  const auto gathered = blocking([&] { return self.all_gather_bytes(bytes); });
+  nb::list all;
+  for (const auto& each : gathered) all.append(nb::bytes(each.data(), each.size()));
+  return all;
+}
+
+template <typename T>
+void all_reduce_sum(Communicator& self,
+                    const nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>& values) {
+  blocking([&] { self.all_reduce_sum(std::span(values.data(), values.size())); });
+}
+
+}  // namespace
+
+void bind_communicator(nb::module_& module) {
+  nb::class_<Communicator>(
+      module, "Communicator",
+      "A group of ranks that communicate. Methods are collective: every rank calls them, in the "
+      "same order. Timeouts are seconds; None is FLEXEP_TIMEOUT_SECS, else 300.")
+      .def_static(
+          "from_environment",
+          [](Seconds timeout) {
+            return blocking([&] { return Communicator::from_environment(options_with(timeout)); });
+          },
+          "timeout"_a = nb::none(),
+          "The group that RANK and WORLD_SIZE describe; none set is a group of one.")
+      .def_static(
+          "from_process_group", &from_process_group, "group"_a = nb::none(), "timeout"_a = nb::none(),
+          nb::sig("def from_process_group(group: object | None = None, timeout: float | None = None) -> "
+                  "Communicator"),
+          "The ranks of a torch.distributed process group of any backend; None is the default group.")
+      .def_static("from_job", &from_job, "id"_a, "rank"_a, "num_ranks"_a, "timeout"_a = nb::none(),
+                  "Processes of one machine that have agreed on a name that no other group has.")
+      .def_static(
+          "single", [](Seconds timeout) { return Communicator::self(options_with(timeout)); },
+          "timeout"_a = nb::none(), "A group of one rank.")
+      .def_prop_ro("rank", &Communicator::rank)
+      .def_prop_ro("num_ranks", &Communicator::num_ranks)
+      .def_prop_ro("transport_name", &Communicator::transport_name)
+      .def_prop_ro(
+          "timeout",
+          [](const Communicator& self) { return std::chrono::duration<double>(self.timeout()).count(); })
+      .def("barrier", [](Communicator& self) { blocking([&] { self.barrier(); }); })
+      .def("all_gather_bytes", &all_gather_bytes, "mine"_a, "Every rank's bytes, by rank.")
+      .def("all_reduce_sum", &all_reduce_sum<float>, "values"_a.noconvert(),
+           "Replaces values by their sums over ranks, added in rank order; fp32 or fp64, one-dimensional.")
+      .def("all_reduce_sum", &all_reduce_sum<double>, "values"_a.noconvert())
+      .def(
+          "split",
+          [](Communicator& self, int color, int key) {
+            return blocking([&] { return self.split(color, key); });
+          },
+          "color"_a, "key"_a, "The groups of ranks that pass the same color, ordered by (key, rank).")
+      .def("duplicate", [](Communicator& self) { return blocking([&] { return self.duplicate(); }); })
+      .def(
+          "rebuild",
+          [](Communicator& self, Seconds patience) {
+            return blocking([&] { return self.rebuild(to_milliseconds(patience)); });
+          },
+          "patience"_a = nb::none(), "A new group of the ranks that are still there. Collective over those.")
+      .def("abort", &Communicator::abort, "reason"_a,
+           "Declares the group broken for all ranks. Not collective.");
+}
+
+}  // namespace flexep::python

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings.h"
+#include "blocking.h"
+#include "flexep/flexep.h"
+#include "flexep/interruption.h"
+
+NB_MODULE(_core, module) {
+  using namespace flexep::python;
+
+  module.doc() = "The C++ interface of flexep; the package flexep names what is public.";
+  module.attr("__version__") = flexep::version();
+  bind_errors(module);
+  bind_tensor(module);
+  bind_event(module);
+  bind_communicator(module);
+  bind_dispatch_handle(module);
+  bind_elastic_buffer(module);
+  bind_plan_model(module);
+  flexep::set_interruption_check(&is_signal_pending);
+}
