@@ -65,6 +65,7 @@ void DeviceGroup::prepare_device() {
   const DeviceGuard guard(device());
   check(load_kernels(), "load kernels");
   communication = communication_stream();
+  check(prepare_stream(stream()), "prepare the communication stream");
 }
 
 // All ranks have their mailbox at the same place, the beginning of their range.

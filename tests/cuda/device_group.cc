@@ -39,6 +39,7 @@ DeviceGroup::DeviceGroup(int num_ranks, const Sizes& sizes)
   std::vector<std::byte*> pointers;
   for (Rank& rank : ranks_) {
     require(cudaStreamCreateWithFlags(&rank.stream, cudaStreamNonBlocking), "cudaStreamCreate");
+    require(cuda::prepare_stream(rank.stream), "prepare_stream");
     rank.mailbox = std::make_unique<DeviceMemory>(mailbox_.num_bytes());
     rank.shared = std::make_unique<DeviceMemory>(sizes.shared_bytes);
     rank.private_memory = std::make_unique<DeviceMemory>(sizes.private_bytes);

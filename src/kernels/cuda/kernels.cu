@@ -11,4 +11,9 @@ cudaError_t load_kernels() {
   return cudaStreamSynchronize(cudaStreamPerThread);
 }
 
+cudaError_t prepare_stream(cudaStream_t stream) {
+  const cudaError_t error = launch_nothing(stream);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(stream);
+}
+
 }  // namespace flexep::cuda
