@@ -42,6 +42,8 @@ void train(flexep::Communicator& comm, const Options& options, const Corpus& cor
   if (is_reporter) {
     print(fmt::format("{} ranks ({}), {} bytes to train on, {} held out", comm.num_ranks(),
                       comm.transport_name(), corpus.train.size(), corpus.heldout.size()));
+    for (const std::string& warning : options.moe.warnings())
+      fmt::print(stderr, "moe_lm: warning: {}\n", warning);
   }
   Trainer trainer(comm, options, corpus);
   const TrainingResult result = trainer.run([&](const Progress& progress) {

@@ -69,12 +69,13 @@ void ByteModel<T>::initialize(const ModelConfig& config) {
 }
 
 template <typename T>
-PassResult ByteModel<T>::forward(const Batch& batch, Ablation ablation, const Activations& a) {
+PassResult ByteModel<T>::forward(const Batch& batch, Ablation ablation, bool is_training,
+                                 const Activations& a) {
   PassResult result;
   embedding_.forward(batch.contexts, a.embedded);
   input_.forward(a.embedded, a.hidden[0]);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
-    auto statistics = blocks_[b].forward(a.hidden[b], a.hidden[b + 1], ablation);
+    auto statistics = blocks_[b].forward(a.hidden[b], a.hidden[b + 1], ablation, is_training);
     result.aux_loss += statistics.aux_loss;
     result.tokens_per_expert.push_back(std::move(statistics.tokens_per_expert));
   }
@@ -99,7 +100,7 @@ void ByteModel<T>::backward(const Batch& batch, const Activations& a, const Acti
 template <typename T>
 PassResult ByteModel<T>::evaluate(const Batch& batch, Ablation ablation) {
   const Activations a = activations_.rows(batch.size());
-  PassResult result = forward(batch, ablation, a);
+  PassResult result = forward(batch, ablation, /*is_training=*/false, a);
   result.loss = cross_entropy<T>(a.logits, batch.targets);
   return result;
 }
@@ -107,11 +108,16 @@ PassResult ByteModel<T>::evaluate(const Batch& batch, Ablation ablation) {
 template <typename T>
 PassResult ByteModel<T>::train(const Batch& batch, double loss_scale) {
   const Activations a = activations_.rows(batch.size());
-  PassResult result = forward(batch, Ablation::kNone, a);
+  PassResult result = forward(batch, Ablation::kNone, /*is_training=*/true, a);
   const Activations grad = gradients_.rows(batch.size());
   result.loss = cross_entropy_backward<T>(a.logits, batch.targets, loss_scale, grad.logits);
   backward(batch, a, grad);
   return result;
+}
+
+template <typename T>
+void ByteModel<T>::finish_step() {
+  for (MoeBlock<T>& block : blocks_) block.finish_step();
 }
 
 template <typename T>

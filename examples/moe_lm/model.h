@@ -51,6 +51,9 @@ class ByteModel {
   /// parameter.
   PassResult train(const Batch& batch, double loss_scale);
 
+  /// After each update of the parameters. Collective.
+  void finish_step();
+
   const ParameterList& parameters() const { return parameters_; }
   /// Seconds that this rank has spent in dispatch and in combine, since construction.
   double dispatch_seconds() const;
@@ -69,7 +72,7 @@ class ByteModel {
 
   static Activations allocate(const ModelConfig& config);
   void initialize(const ModelConfig& config);
-  PassResult forward(const Batch& batch, Ablation ablation, const Activations& a);
+  PassResult forward(const Batch& batch, Ablation ablation, bool is_training, const Activations& a);
   void backward(const Batch& batch, const Activations& a, const Activations& grad);
 
   ByteEmbedding<T> embedding_;

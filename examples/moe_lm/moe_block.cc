@@ -20,6 +20,21 @@ void add(const flexep::Tensor& x, const flexep::Tensor& y, const flexep::Tensor&
   std::ranges::transform(x.values<T>(), y.values<T>(), out.values<T>().begin(), std::plus<T>());
 }
 
+/// A layer's tensors, or their gradients, that every rank has: always in the same order, without those that
+/// the configuration does not have.
+template <typename T>
+std::vector<Parameter> replicated_tensors(const std::string& name, const flexep::moe::MoeParameters<T>& all) {
+  const auto& shared = all.shared_expert;
+  std::vector<Parameter> tensors = {{.name = name + ".router", .value = all.router_weight},
+                                    {.name = name + ".latent_down", .value = all.latent.down},
+                                    {.name = name + ".latent_up", .value = all.latent.up},
+                                    {.name = name + ".shared_fc1", .value = shared.fc1},
+                                    {.name = name + ".shared_fc2", .value = shared.fc2},
+                                    {.name = name + ".shared_gate", .value = shared.gate}};
+  std::erase_if(tensors, [](const Parameter& parameter) { return !parameter.value; });
+  return tensors;
+}
+
 }  // namespace
 
 template <typename T>
@@ -28,17 +43,17 @@ MoeBlock<T>::MoeBlock(const std::string& name, const flexep::moe::MoeConfig& con
                       std::uint64_t seed)
     : norm_(name + ".norm", config.hidden_size),
       moe_(config, std::move(group), seed),
-      router_{.name = name + ".router", .value = moe_.parameters().router_weight},
+      replicated_(replicated_tensors(name, moe_.parameters())),
       fc1_{.name = name + ".fc1", .value = moe_.parameters().experts.fc1},
       fc2_{.name = name + ".fc2", .value = moe_.parameters().experts.fc2},
       normed_(flexep::Tensor::zeros({max_samples, config.hidden_size}, flexep::kDTypeOf<T>)) {}
 
 template <typename T>
 typename MoeBlock<T>::Statistics MoeBlock<T>::forward(const flexep::Tensor& hidden, const flexep::Tensor& out,
-                                                      Ablation ablation) {
+                                                      Ablation ablation, bool is_training) {
   const flexep::Tensor normed = normed_.rows(0, hidden.size(0));
   norm_.forward(hidden, normed);
-  flexep::moe::MoeForwardOptions options;
+  flexep::moe::MoeForwardOptions options = {.is_training = is_training};
   if (ablation == Ablation::kShuffledExperts) {
     options.expert_permutation = shuffled_experts(moe_.config().num_moe_experts);
   }
@@ -57,7 +72,8 @@ void MoeBlock<T>::backward(const flexep::Tensor& hidden, const flexep::Tensor& g
                            const flexep::Tensor& grad_hidden) {
   flexep::moe::MoeGradients moe = moe_.backward(std::move(*context_), {.output = grad_out, .aux_loss = 1.0});
   context_.reset();
-  router_.grad = moe.parameters.router_weight;
+  const std::vector<Parameter> grads = replicated_tensors("", moe.parameters);
+  for (std::size_t i = 0; i < grads.size(); ++i) replicated_[i].grad = grads[i].value;
   fc1_.grad = moe.parameters.experts.fc1;
   fc2_.grad = moe.parameters.experts.fc2;
   std::ranges::copy(grad_out.values<T>(), grad_hidden.values<T>().begin());
@@ -66,8 +82,15 @@ void MoeBlock<T>::backward(const flexep::Tensor& hidden, const flexep::Tensor& g
 
 template <typename T>
 void MoeBlock<T>::append_parameters(ParameterList& list) {
-  list.replicated.insert(list.replicated.end(), {&norm_.gain, &router_});
+  list.replicated.push_back(&norm_.gain);
+  for (Parameter& parameter : replicated_) list.replicated.push_back(&parameter);
   list.sharded.insert(list.sharded.end(), {&fc1_, &fc2_});
+}
+
+template <typename T>
+void MoeBlock<T>::finish_step() {
+  moe_.update_expert_bias();
+  moe_.reset_global_aux_loss_tracker();
 }
 
 template class MoeBlock<float>;

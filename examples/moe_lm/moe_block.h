@@ -34,7 +34,8 @@ class MoeBlock {
   };
 
   /// hidden [n, hidden] -> out [n, hidden]. Collective.
-  Statistics forward(const flexep::Tensor& hidden, const flexep::Tensor& out, Ablation ablation);
+  Statistics forward(const flexep::Tensor& hidden, const flexep::Tensor& out, Ablation ablation,
+                     bool is_training);
 
   /// The backward of the last forward, from the same hidden. Sets the parameters' gradients and grad_hidden.
   /// Collective.
@@ -42,12 +43,15 @@ class MoeBlock {
                 const flexep::Tensor& grad_hidden);
 
   void append_parameters(ParameterList& list);
+
+  /// After an update of the parameters: what the router learns without a gradient. Collective.
+  void finish_step();
   const flexep::moe::MoeSeconds& seconds() const { return moe_.seconds(); }
 
  private:
   RmsNorm<T> norm_;
   flexep::moe::MoeLayer moe_;
-  Parameter router_;
+  std::vector<Parameter> replicated_;  ///< the router's, and those of options that add some
   Parameter fc1_;
   Parameter fc2_;
   flexep::Tensor normed_;  ///< [max_samples, hidden]

@@ -85,9 +85,10 @@ void adopt_environment(const CLI::App& app, Options& options) {
 
 void finish_moe_config(const CLI::App& app, Options& options) {
   moe::MoeConfig& config = options.moe;
-  if (config.moe_router_load_balancing_type == moe::RouterLoadBalancing::kNone &&
-      app.count("--moe-aux-loss-coeff") == 0) {
-    config.moe_aux_loss_coeff = 0;  // our default is meant for the default kind of balancing
+  const bool has_loss = config.moe_router_load_balancing_type != moe::RouterLoadBalancing::kNone &&
+                        config.moe_router_load_balancing_type != moe::RouterLoadBalancing::kSinkhorn;
+  if (!has_loss && app.count("--moe-aux-loss-coeff") == 0) {
+    config.moe_aux_loss_coeff = 0;  // our default is meant for kinds of balancing that have a loss
   }
   if (options.num_ranks % config.expert_tensor_parallel_size != 0) {
     throw UsageError(fmt::format("--expert-tensor-parallel-size {} does not divide --ranks {}",

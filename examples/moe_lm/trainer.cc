@@ -86,6 +86,7 @@ double Trainer::train_step(std::int64_t step) {
   // 3. The update, which comes out the same on every rank.
   const double grad_scale = clip_scale(squared_norm(parameters.replicated) + sums[1]);
   adamw_.step(learning_rate_at(step, options_.num_steps, options_.learning_rate), grad_scale);
+  model_.finish_step();
 
   window_.training += stopwatch.seconds();
   window_.dispatch += model_.dispatch_seconds() - dispatch_before;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 
 namespace moe_lm {
 namespace {
@@ -60,6 +61,63 @@ TEST_P(TrainerRanksTest, LearnLikeOneRank) {
 
 INSTANTIATE_TEST_SUITE_P(Trainer, TrainerRanksTest, ::testing::Values(2, 4),
                          ::testing::PrintToStringParamName());
+
+struct Dispatcher {
+  flexep::moe::TokenDispatcherType type;
+  flexep::moe::FlexDispatcherBackend backend;
+  const char* name;
+};
+
+class TrainerDispatcherTest : public ::testing::TestWithParam<Dispatcher> {};
+
+Options options_with(flexep::moe::TokenDispatcherType type, flexep::moe::FlexDispatcherBackend backend) {
+  Options options = options_for(2);
+  options.num_ranks = 2;
+  options.moe.moe_token_dispatcher_type = type;
+  options.moe.moe_flex_dispatcher_backend = backend;
+  if (backend == flexep::moe::FlexDispatcherBackend::kNcclEp)
+    options.moe.moe_expert_rank_capacity_factor = 2;  // room for every pair of two ranks
+  return options;
+}
+
+TEST_P(TrainerDispatcherTest, LearnsLikeAllToAll) {
+  static const TrainingResult alltoall = train(
+      options_with(flexep::moe::TokenDispatcherType::kAllToAll, flexep::moe::FlexDispatcherBackend::kDeepEp));
+  const TrainingResult other = train(options_with(GetParam().type, GetParam().backend));
+  ASSERT_EQ(other.train_loss.size(), static_cast<std::size_t>(kNumSteps));
+  for (std::size_t step = 0; step < other.train_loss.size(); ++step)
+    EXPECT_NEAR(other.train_loss[step], alltoall.train_loss[step], 1e-4) << "step " << step;
+}
+
+using flexep::moe::FlexDispatcherBackend;
+using flexep::moe::TokenDispatcherType;
+INSTANTIATE_TEST_SUITE_P(
+    Trainer, TrainerDispatcherTest,
+    ::testing::Values(Dispatcher{TokenDispatcherType::kAllGather, FlexDispatcherBackend::kDeepEp,
+                                 "AllGather"},
+                      Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kDeepEp, "DeepEp"},
+                      Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kDeepEpV2, "DeepEpV2"},
+                      Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kHybridEp, "HybridEp"},
+                      Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kNcclEp, "NcclEp"}),
+    [](const auto& dispatcher) { return dispatcher.param.name; });
+
+TEST(TrainerTest, TrainsWhatEveryOptionAddsToTheModel) {
+  Options options = options_for(2);
+  options.num_ranks = 2;
+  options.moe.moe_latent_size = 32;
+  options.moe.moe_shared_expert_intermediate_size = 16;
+  options.moe.moe_shared_expert_gate = true;
+  options.moe.moe_shared_expert_overlap = true;
+  options.moe.moe_router_score_function = flexep::moe::RouterScoreFunction::kSigmoid;
+  options.moe.moe_router_enable_expert_bias = true;
+  options.moe.moe_router_load_balancing_type = flexep::moe::RouterLoadBalancing::kGlobalAuxLoss;
+  options.moe.moe_z_loss_coeff = 0.001;
+  options.moe.moe_input_jitter_eps = 0.01;
+  options.moe.moe_expert_capacity_factor = 1.5;
+  options.learning_rate = 0.02;
+  const std::vector<double> loss = train(options).train_loss;
+  EXPECT_LT(std::accumulate(loss.end() - 10, loss.end(), 0.0) / 10, loss.front() - 1);
+}
 
 TEST(TrainerTest, RanksMayHaveNothingToDo) {
   Options options = options_for(4);
