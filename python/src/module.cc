@@ -8,6 +8,8 @@ NB_MODULE(_core, module) {
   using namespace flexep::python;
 
   module.doc() = "The C++ interface of flexep; the package flexep names what is public.";
+  // Modules keep tensors and buffers until the interpreter ends, which is no leak.
+  nb::set_leak_warnings(false);
   module.attr("__version__") = flexep::version();
   bind_errors(module);
   bind_tensor(module);
