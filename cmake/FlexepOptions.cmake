@@ -26,6 +26,13 @@ if(FLEXEP_SANITIZE)
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${FLEXEP_SANITIZE} -fno-sanitize-recover=all>)
   target_link_options(flexep_options INTERFACE -fsanitize=${FLEXEP_SANITIZE})
 endif()
+if(FLEXEP_BUILD_FUZZERS)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "FLEXEP_BUILD_FUZZERS needs clang (cmake --preset fuzz), not ${CMAKE_CXX_COMPILER_ID}")
+  endif()
+  # So that the fuzzer sees where its inputs lead.
+  target_compile_options(flexep_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # flexep_public: the public headers, as code of this tree sees them.
 add_library(flexep_public INTERFACE)
