@@ -16,9 +16,10 @@ constexpr int kMaxAlignment = 1 << 16;
 constexpr int kMaxSms = 1024;
 
 void check_device(const char* name, const Tensor& tensor, const RankContext& context) {
-  require_argument(!tensor || tensor.device() == context.device, name,
-                   "{} on rank {} is in memory of {}, but the buffer works on {}", name, context.rank,
-                   tensor.device().to_string(), context.device.to_string());
+  if (!tensor || tensor.device() == context.device) return;
+  throw InvalidArgument(
+      name, fmt::format("{} on rank {} is in memory of {}, but the buffer works on {}", name, context.rank,
+                        tensor.device().to_string(), context.device.to_string()));
 }
 
 void check_devices(const DispatchArgs& args, const RankContext& context) {
@@ -124,9 +125,12 @@ RoutingShape shape_of_fresh(const DispatchArgs& args, const RankContext& context
 
 void check_handle(const DispatchHandle& handle, const RankContext& context) {
   const DispatchState& state = handle.state();
-  require_argument(state.recv_src_metadata.device() == context.device, "handle",
-                   "the handle on rank {} was made on {}, but the buffer works on {}", context.rank,
-                   state.recv_src_metadata.device().to_string(), context.device.to_string());
+  if (state.recv_src_metadata.device() != context.device) {
+    throw InvalidArgument(
+        "handle",
+        fmt::format("the handle on rank {} was made on {}, but the buffer works on {}", context.rank,
+                    state.recv_src_metadata.device().to_string(), context.device.to_string()));
+  }
   require_argument(state.rank == context.rank && state.shape.num_ranks == context.num_ranks, "handle",
                    "the handle on rank {} of {} was made by rank {} of {}", context.rank, context.num_ranks,
                    state.rank, state.shape.num_ranks);

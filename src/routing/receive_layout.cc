@@ -19,33 +19,34 @@ std::int32_t require_31_bits(std::int64_t num_rows, int rank) {
 }  // namespace
 
 ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank) {
+  const auto num_local_experts = static_cast<std::size_t>(shape.num_local_experts());
   ReceiveLayout layout;
-  layout.psum_num_recv_tokens_per_rank.reserve(counts.size());
+  layout.psum_num_recv_tokens_per_rank.resize(counts.size());
   for (auto* per_expert : {&layout.num_recv_tokens_per_expert, &layout.num_aligned_recv_tokens_per_expert,
                            &layout.expert_start_rows, &layout.psum_num_recv_tokens_per_expert}) {
-    per_expert->reserve(static_cast<std::size_t>(shape.num_local_experts()));
+    per_expert->resize(num_local_experts);
   }
-  std::int64_t num_tokens = 0;
-  for (const auto source : counts) {
-    num_tokens += source[static_cast<std::size_t>(rank)];
-    layout.psum_num_recv_tokens_per_rank.push_back(require_31_bits(num_tokens, rank));
-  }
-  layout.num_recv_tokens = static_cast<int>(num_tokens);
 
-  const int first_expert = rank * shape.num_local_experts();
+  // No entry exceeds the totals, so these are checked, in the end, and nothing else.
+  std::int64_t num_tokens = 0;
+  for (std::size_t source = 0; source < counts.size(); ++source) {
+    num_tokens += counts[source][static_cast<std::size_t>(rank)];
+    layout.psum_num_recv_tokens_per_rank[source] = static_cast<std::int32_t>(num_tokens);
+  }
+  const auto first = static_cast<std::size_t>(shape.num_ranks + rank * shape.num_local_experts());
   std::int64_t start = 0;
-  for (int i = 0; i < shape.num_local_experts(); ++i) {
+  for (std::size_t i = 0; i < num_local_experts; ++i) {
     std::int64_t num_pairs = 0;
-    for (const auto source : counts)
-      num_pairs += source[static_cast<std::size_t>(shape.num_ranks + first_expert + i)];
+    for (const auto source : counts) num_pairs += source[first + i];
     const std::int64_t num_aligned = align_up(num_pairs, std::int64_t{shape.expert_alignment});
-    layout.num_recv_tokens_per_expert.push_back(require_31_bits(num_pairs, rank));
-    layout.num_aligned_recv_tokens_per_expert.push_back(require_31_bits(num_aligned, rank));
-    layout.expert_start_rows.push_back(require_31_bits(start, rank));
-    layout.psum_num_recv_tokens_per_expert.push_back(
-        require_31_bits(start + (shape.do_expand ? num_pairs : num_aligned), rank));
+    layout.num_recv_tokens_per_expert[i] = static_cast<std::int32_t>(num_pairs);
+    layout.num_aligned_recv_tokens_per_expert[i] = static_cast<std::int32_t>(num_aligned);
+    layout.expert_start_rows[i] = static_cast<std::int32_t>(start);
+    layout.psum_num_recv_tokens_per_expert[i] =
+        static_cast<std::int32_t>(start + (shape.do_expand ? num_pairs : num_aligned));
     start += num_aligned;
   }
+  layout.num_recv_tokens = require_31_bits(num_tokens, rank);
   layout.num_expanded_tokens = require_31_bits(start, rank);
   return layout;
 }

@@ -8,36 +8,40 @@
 namespace flexep {
 namespace {
 
-/// The next free row at each destination for this source: begins where the sources before it end.
-struct Cursors {
-  std::vector<std::int32_t> token_slot;  ///< [R]
-  std::vector<std::int32_t> expert_row;  ///< [E], in the expanded layout of the expert's owner
-};
-
-Cursors first_rows(AllCounts counts, const RoutingShape& shape, int rank) {
-  const auto num_ranks = static_cast<std::size_t>(shape.num_ranks);
-  const auto num_experts = static_cast<std::size_t>(shape.num_experts);
-  Cursors cursors{std::vector<std::int32_t>(num_ranks), std::vector<std::int32_t>(num_experts)};
-  for (std::size_t source = 0; source < static_cast<std::size_t>(rank); ++source) {
-    for (std::size_t r = 0; r < num_ranks; ++r) cursors.token_slot[r] += counts[source][r];
-    for (std::size_t e = 0; e < num_experts; ++e) cursors.expert_row[e] += counts[source][num_ranks + e];
-  }
-  std::int32_t start = 0;
-  for (std::size_t e = 0; e < num_experts; ++e) {
-    if (e % static_cast<std::size_t>(shape.num_local_experts()) == 0) start = 0;
-    std::int32_t num_pairs = 0;
-    for (const auto source : counts) num_pairs += source[num_ranks + e];
-    cursors.expert_row[e] += start;
-    start += align_up(num_pairs, shape.expert_alignment);
-  }
-  return cursors;
-}
-
 /// What a source knows of one destination while it goes through its tokens.
 struct Destination {
   std::int32_t next_slot = 0;   ///< of the next token that goes there
   std::int64_t last_pair = -1;  ///< the last pair that went there
 };
+
+/// [R]. This source's tokens begin where those of the sources before it end.
+std::vector<Destination> first_slots(AllCounts counts, const RoutingShape& shape, int rank) {
+  std::vector<Destination> destinations(static_cast<std::size_t>(shape.num_ranks));
+  for (const auto source : counts.first(static_cast<std::size_t>(rank))) {
+    for (std::size_t r = 0; r < destinations.size(); ++r) destinations[r].next_slot += source[r];
+  }
+  return destinations;
+}
+
+/// [E], the row of this source's first pair in the expanded layout of the expert's owner.
+std::vector<std::int32_t> first_expert_rows(AllCounts counts, const RoutingShape& shape, int rank) {
+  const auto num_ranks = static_cast<std::size_t>(shape.num_ranks);
+  const auto num_local_experts = static_cast<std::size_t>(shape.num_local_experts());
+  std::vector<std::int32_t> rows(static_cast<std::size_t>(shape.num_experts));
+  for (std::size_t first = 0; first < rows.size(); first += num_local_experts) {
+    std::int32_t start = 0;
+    for (std::size_t e = first; e < first + num_local_experts; ++e) {
+      const auto num_pairs_of = [&](AllCounts sources) {
+        std::int32_t num_pairs = 0;
+        for (const auto source : sources) num_pairs += source[num_ranks + e];
+        return num_pairs;
+      };
+      rows[e] = start + num_pairs_of(counts.first(static_cast<std::size_t>(rank)));
+      start += align_up(num_pairs_of(counts), shape.expert_alignment);
+    }
+  }
+  return rows;
+}
 
 /// The totals, which this rank's counts hold already.
 void count_rows(std::span<const std::int32_t> counts, const RoutingShape& shape, SendPlan& plan) {
@@ -75,10 +79,10 @@ SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape
 
   count_rows(counts[static_cast<std::size_t>(rank)], shape, plan);
 
-  Cursors cursors = first_rows(counts, shape, rank);
+  std::vector<Destination> destinations = first_slots(counts, shape, rank);
+  std::vector<std::int32_t> expert_row;  // the next one's of each expert; only the expanded layout has them
+  if (shape.do_expand) expert_row = first_expert_rows(counts, shape, rank);
   const auto owner_of_expert = shape.owners_of_experts();
-  std::vector<Destination> destinations;
-  for (const std::int32_t slot : cursors.token_slot) destinations.push_back({.next_slot = slot});
 
   // No branch depends on where a token goes: that is random, and a misprediction costs more than all the
   // rest.
@@ -96,8 +100,7 @@ SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape
       destination.last_pair = pair;
       plan.owner[i] = owner;
       plan.token_slot[i] = destination.next_slot - 1;
-      plan.row[i] =
-          shape.do_expand ? cursors.expert_row[static_cast<std::size_t>(expert)]++ : plan.token_slot[i];
+      plan.row[i] = shape.do_expand ? expert_row[static_cast<std::size_t>(expert)]++ : plan.token_slot[i];
     }
     mark_last_of_owner(begin, end, destinations, plan);
   }
