@@ -121,9 +121,11 @@ Arena::Block Arena::reserve_largest() {
 Arena::Block Arena::take(std::size_t chunk, std::size_t offset, std::size_t num_bytes) {
   auto& free_blocks = chunks_[chunk]->free_blocks;
   const auto found = free_blocks.find(offset);
-  const std::size_t rest = found->second - num_bytes;
-  free_blocks.erase(found);
-  if (rest > 0) free_blocks[offset + num_bytes] = rest;
+  // What is left stays under its new offset, in the same node.
+  auto rest = free_blocks.extract(found);
+  rest.key() += num_bytes;
+  rest.mapped() -= num_bytes;
+  if (rest.mapped() > 0) free_blocks.insert(std::move(rest));
   return {shared_from_this(), chunk, offset, num_bytes};
 }
 

@@ -6,6 +6,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/dispatch_state.h"
@@ -24,7 +25,9 @@ class CombineOperation {
   void run();
 
   bool is_refused() const { return refusal_ != nullptr; }
-  const CombineResult& result() const { return result_; }
+  const CombineResult& result() const& { return result_; }
+  /// After run().
+  CombineResult result() && { return std::move(result_); }
 
  private:
   /// Memory that the other ranks may read: where it is, and the block that holds it if it had to be staged.

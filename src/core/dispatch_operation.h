@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/dispatch_state.h"
@@ -30,7 +31,9 @@ class DispatchOperation {
   /// call that waits for the host, and nothing has been routed.
   void run();
 
-  const DispatchResult& result() const { return result_; }
+  const DispatchResult& result() const& { return result_; }
+  /// After run().
+  DispatchResult result() && { return std::move(result_); }
 
  private:
   /// Where this rank's output goes.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <future>
 #include <memory>
+#include <utility>
 
 #include "core/buffer_engine.h"
 #include "core/combine_operation.h"
@@ -32,7 +33,7 @@ class HostPlannedEngine final : public BufferEngine {
     if (!args.async_with_compute_stream) {
       communication_.drain();
       guarded([&] { operation->run(); });
-      return operation->result();
+      return std::move(*operation).result();
     }
     const Event end = operation->needs_counts()
                           ? submit_and_await_counts(operation)
@@ -49,7 +50,7 @@ class HostPlannedEngine final : public BufferEngine {
     if (!args.async_with_compute_stream) {
       communication_.drain();
       guarded([&] { operation->run(); });
-      return operation->result();
+      return std::move(*operation).result();
     }
     const Event end = communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
     // A mistake of the caller's own is thrown here, once the other ranks have been told.

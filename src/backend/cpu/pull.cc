@@ -13,6 +13,16 @@ namespace {
 /// Collects what one call of reduce_rows sums.
 class RowSums {
  public:
+  RowSums(int num_rows, int max_sources_per_row) {
+    const auto num_sums = static_cast<std::size_t>(num_rows);
+    const auto num_sources = num_sums * static_cast<std::size_t>(max_sources_per_row);
+    group_begin_.reserve(num_sums + 1);
+    source_begin_.reserve(num_sources + 1);
+    sources_.reserve(num_sources);
+    group_begin_.push_back(0);
+    source_begin_.push_back(0);
+  }
+
   void add_source(const std::byte* row) { sources_.push_back(row); }
   void end_group() { source_begin_.push_back(static_cast<std::int64_t>(sources_.size())); }
   void end_row() { group_begin_.push_back(static_cast<std::int64_t>(source_begin_.size()) - 1); }
@@ -27,8 +37,8 @@ class RowSums {
   }
 
  private:
-  std::vector<std::int64_t> group_begin_{0};
-  std::vector<std::int64_t> source_begin_{0};
+  std::vector<std::int64_t> group_begin_;
+  std::vector<std::int64_t> source_begin_;
   std::vector<const std::byte*> sources_;
 };
 
@@ -80,7 +90,7 @@ void add_token(const PullJob& job, int token, std::size_t row_bytes, RowSums& su
 
 void pull_payload(const PullJob& job, int begin, int end) {
   const std::size_t row_bytes = job.num_columns * size_of(job.dtype);
-  RowSums sums;
+  RowSums sums(end - begin, job.plan->num_topk + static_cast<int>(job.bias.size()));
   for (int token = begin; token < end; ++token) add_token(job, token, row_bytes, sums);
   reduce_rows(sums.job(job.dtype, job.num_columns, job.x + static_cast<std::size_t>(begin) * row_bytes),
               choose_store_mode(static_cast<std::size_t>(job.plan->num_tokens) * row_bytes));
@@ -107,7 +117,7 @@ void pull_weights(const PullJob& job, int begin, int end) {
 void reduce_tokens_piece(const ReduceTokensJob& job, int begin, int end) {
   const std::size_t row_bytes = job.num_columns * size_of(job.dtype);
   const auto stride = static_cast<std::size_t>(job.num_topk) + 2;
-  RowSums sums;
+  RowSums sums(end - begin, job.num_topk);
   for (int token = begin; token < end; ++token) {
     for (const std::int32_t row :
          job.metadata.subspan(static_cast<std::size_t>(token) * stride + 2, stride - 2)) {

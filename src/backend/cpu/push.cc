@@ -23,10 +23,11 @@ const PushTarget& target_of(const PushJob& job, std::size_t pair) {
 
 void push_payload(const PushJob& job, int begin, int end) {
   const SendPlan& plan = *job.plan;
-  std::vector<std::int64_t> dst_begin{0};
+  std::vector<std::int64_t> dst_begin;
   std::vector<std::byte*> dsts;
   dst_begin.reserve(static_cast<std::size_t>(end - begin) + 1);
   dsts.reserve(static_cast<std::size_t>(end - begin) * static_cast<std::size_t>(plan.num_topk));
+  dst_begin.push_back(0);
   for (int token = begin; token < end; ++token) {
     for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
       if (!has_row(job, pair)) continue;
