@@ -7,7 +7,7 @@ flexep_layer(kernels/cuda
   USES routing common
   LINKS CUDA::cudart_static)
 flexep_layer(backend/cuda
-  SOURCES boundary.cc check_cuda.cc device_arena.cc device_range.cc driver_api.cc peer_ranges.cc result_slots.cc stream.cc
+  SOURCES boundary.cc check_cuda.cc device_arena.cc device_range.cc driver_api.cc growth_board.cc peer_ranges.cc result_slots.cc stream.cc
   USES kernels/cuda transport routing common
   LINKS CUDA::cudart_static fmt::fmt Threads::Threads)
 flexep_layer(cuda_engine

@@ -45,7 +45,7 @@ DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& bu
   id = agreed.id;
 
   const DeviceGuard guard(device());
-  ranges = std::make_shared<PeerRanges>(*transport, device());
+  ranges = std::make_shared<PeerRanges>(transport, device());
   arena = std::make_shared<DeviceArena>(device(), communication, ranges->own(),
                                         static_cast<std::size_t>(config.max_arena_bytes),
                                         [ranges = ranges] { ranges->publish(); });

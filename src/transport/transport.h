@@ -11,6 +11,8 @@
 
 namespace flexep {
 
+class FileDescriptor;
+
 /// Names a segment among those of the rank that made it.
 using SegmentId = std::uint32_t;
 
@@ -65,6 +67,12 @@ class Transport {
   /// @throws InvalidArgument for memory that is no whole pages, or that other processes cannot be given;
   /// OutOfMemory, TransportError.
   virtual Segment adopt_segment(std::byte* memory, std::size_t num_bytes) = 0;
+
+  /// Passes an open file, say of a device's memory of `num_bytes`, to the other ranks, which are processes.
+  /// Not collective; from any thread. @return its id for take_file. @throws TransportError.
+  virtual SegmentId pass_file(const FileDescriptor& file, std::size_t num_bytes) = 0;
+  /// The file that another rank has passed. Once for each id; from any thread. @throws TransportError.
+  virtual FileDescriptor take_file(int rank, SegmentId id) = 0;
 
   /// Gives the pages of a segment that this rank made back to the system; they read as zeros afterwards, on
   /// all ranks.

@@ -5,14 +5,23 @@
 
 #include <cstdlib>
 
+#include "flexep/env.h"
+
 namespace flexep::tool {
 
 std::string why_no_cuda_device() {
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+  const bool is_process_of_a_job = Environment::read().rank.has_value();
+  // A process of a job may have inherited the number of the process that started it.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", is_process_of_a_job ? "8" : "32", /*overwrite=*/is_process_of_a_job);
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   return num_devices > 0 ? "" : "this machine has no GPU";
+}
+
+std::string cuda_device_name() {
+  cudaDeviceProp properties;
+  return cudaGetDeviceProperties(&properties, 0) == cudaSuccess ? properties.name : "";
 }
 
 }  // namespace flexep::tool

@@ -5,9 +5,13 @@
 
 namespace flexep::tool {
 
-/// Empty when this process can use a GPU. Makes each stream of a process have a queue of its own in the
-/// hardware, where nobody has said how many there are to be: ranks that are threads wait for each other on
-/// streams. To be called before CUDA is used.
+/// Empty when this process can use a GPU. To be called before CUDA is used: sets CUDA_DEVICE_MAX_CONNECTIONS,
+/// the number of queues that a process has in the hardware. Ranks that are threads wait for each other on
+/// streams, each of which needs a queue of its own; ranks that are processes have few streams, and together
+/// no more queues than the hardware has.
 std::string why_no_cuda_device();
+
+/// The name of the first GPU; empty when there is none.
+std::string cuda_device_name();
 
 }  // namespace flexep::tool

@@ -7,4 +7,8 @@ std::string why_no_cuda_device() {
   return "this build has no CUDA backend";
 }
 
+std::string cuda_device_name() {
+  return "";
+}
+
 }  // namespace flexep::tool

@@ -29,6 +29,7 @@ class DeviceRange {
 
   /// Backs `num_bytes` more. @throws OutOfMemory, CudaError.
   void grow(std::size_t num_bytes);
+  std::size_t last_growth() const { return pieces_.back().num_bytes; }
   /// The memory of the last growth, for another process.
   FileDescriptor export_last() const;
   /// Backs `num_bytes` more with the memory that another process has exported.

@@ -9,6 +9,7 @@
 
 #include "flexep/error.h"
 #include "transport/shared_memory/mapped_memory.h"
+#include "transport/shm/socket.h"
 
 namespace flexep {
 
@@ -34,6 +35,13 @@ class InProcessFabric final : public Fabric {
 
   Segment adopt_segment(std::byte* memory, std::size_t num_bytes, std::span<const int>) override {
     return enter({memory, [](std::byte*) {}}, num_bytes);
+  }
+
+  SegmentId pass_file(const FileDescriptor&, std::size_t, std::span<const int>) override {
+    throw TransportError("ranks of one process share their open files already");
+  }
+  FileDescriptor take_file(int, SegmentId) override {
+    throw TransportError("ranks of one process share their open files already");
   }
 
   void discard(const Segment& segment) override {

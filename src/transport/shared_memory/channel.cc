@@ -14,6 +14,7 @@
 #include "common/interruption.h"
 #include "flexep/error.h"
 #include "transport/shared_memory/attempt.h"
+#include "transport/shm/socket.h"
 
 namespace flexep {
 namespace {
@@ -189,6 +190,14 @@ Segment Channel::adopt_segment(std::byte* memory, std::size_t num_bytes) {
                    "memory on rank {} is {} bytes at {}, but must be one or more whole pages of {} bytes",
                    rank_, num_bytes, fmt::ptr(memory), page_bytes);
   return fabric_->adopt_segment(memory, num_bytes, world_ranks());
+}
+
+SegmentId Channel::pass_file(const FileDescriptor& file, std::size_t num_bytes) {
+  return fabric_->pass_file(file, num_bytes, world_ranks());
+}
+
+FileDescriptor Channel::take_file(int rank, SegmentId id) {
+  return fabric_->take_file(members_[static_cast<std::size_t>(rank)].world_rank, id);
 }
 
 std::vector<int> Channel::world_ranks() const {

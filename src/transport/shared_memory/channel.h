@@ -38,6 +38,8 @@ class Channel final : public Transport {
   std::span<const std::int64_t> wait_ns() const override { return wait_ns_; }
   Segment create_segment(std::size_t num_bytes) override;
   Segment adopt_segment(std::byte* memory, std::size_t num_bytes) override;
+  SegmentId pass_file(const FileDescriptor& file, std::size_t num_bytes) override;
+  FileDescriptor take_file(int rank, SegmentId id) override;
   void discard(const Segment& segment) override { fabric_->discard(segment); }
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override;
   std::shared_ptr<Transport> split(int color, int key) override;

@@ -28,6 +28,11 @@ class Fabric {
   /// again when its last reference here is gone. @throws as create_segment; InvalidArgument for pages that
   /// cannot be shared.
   virtual Segment adopt_segment(std::byte* memory, std::size_t num_bytes, std::span<const int> audience) = 0;
+  /// As Transport::pass_file and take_file. Threads of one process have no use for them and throw
+  /// TransportError.
+  virtual SegmentId pass_file(const FileDescriptor& file, std::size_t num_bytes,
+                              std::span<const int> audience) = 0;
+  virtual FileDescriptor take_file(int rank, SegmentId id) = 0;
   /// Gives the pages of a segment that this rank made back to the system.
   virtual void discard(const Segment& segment) = 0;
   /// Once for each segment of another rank. @throws TransportError when that rank has no such segment or is

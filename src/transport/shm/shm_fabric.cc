@@ -93,23 +93,18 @@ class ShmFabric final : public Fabric, public std::enable_shared_from_this<ShmFa
   void discard(const Segment& segment) override { discard_shared(segment.memory.get(), segment.num_bytes); }
 
   std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) override {
-    std::optional<Notice> notice;
-    const auto is_known = [&] { return (notice = take_notice(rank, id)).has_value(); };
-    const bool known = wait_until(Deadline(timeout_), 1, is_known, [&](std::chrono::nanoseconds) {
-      if (const auto cause = cause_of_death(rank)) {
-        throw TransportError(fmt::format("rank {} is gone ({})", rank, *cause), {rank});
-      }
-      usleep(kPollMicroseconds);
-    });
-    if (!known) {
-      throw TransportError(fmt::format("rank {} did not pass its memory segment {}", rank, id), {rank});
-    }
-    if (!notice->fd) {
-      throw TransportError(fmt::format(
-          "cannot receive memory segment {} of rank {}: this process has too many open files", id, rank));
-    }
-    return map_shared(notice->fd.get(), notice->num_bytes);
+    const Notice notice = await_notice(rank, id);
+    return map_shared(notice.fd.get(), notice.num_bytes);
   }
+
+  SegmentId pass_file(const FileDescriptor& file, std::size_t num_bytes,
+                      std::span<const int> audience) override {
+    const SegmentNotice notice{.id = next_id_++, .num_bytes = num_bytes};
+    announce_to_all(audience, notice, file);
+    return notice.id;
+  }
+
+  FileDescriptor take_file(int rank, SegmentId id) override { return std::move(await_notice(rank, id).fd); }
 
   std::optional<std::string> cause_of_death(int rank) override {
     if (rank == rank_) return std::nullopt;
@@ -129,6 +124,25 @@ class ShmFabric final : public Fabric, public std::enable_shared_from_this<ShmFa
   const FileDescriptor& link(int rank) const { return links_[static_cast<std::size_t>(rank)]; }
   bool is_gone(int rank) const {
     return is_hung_up(link(rank)) || has_ended(processes_[static_cast<std::size_t>(rank)]);
+  }
+
+  Notice await_notice(int rank, SegmentId id) {
+    std::optional<Notice> notice;
+    const auto is_known = [&] { return (notice = take_notice(rank, id)).has_value(); };
+    const bool known = wait_until(Deadline(timeout_), 1, is_known, [&](std::chrono::nanoseconds) {
+      if (const auto cause = cause_of_death(rank)) {
+        throw TransportError(fmt::format("rank {} is gone ({})", rank, *cause), {rank});
+      }
+      usleep(kPollMicroseconds);
+    });
+    if (!known) {
+      throw TransportError(fmt::format("rank {} did not pass its memory segment {}", rank, id), {rank});
+    }
+    if (!notice->fd) {
+      throw TransportError(fmt::format(
+          "cannot receive memory segment {} of rank {}: this process has too many open files", id, rank));
+    }
+    return std::move(*notice);
   }
 
   void announce_to_all(std::span<const int> audience, const SegmentNotice& notice, const FileDescriptor& fd) {

@@ -78,7 +78,7 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
   const auto add = [&](const char* name, auto& value, const char* what) {
     return command->add_option(name, value, what)->capture_default_str();
   };
-  add("--device", options->device, "cpu");
+  add("--device", options->device, "cpu or cuda");
   add("--transport", options->transport, "shm (processes) or in_process (threads)");
   add("--ranks", options->num_ranks, "Number of ranks; starts them unless RANK is set");
   add("--tokens", options->num_tokens, "Tokens of each rank");

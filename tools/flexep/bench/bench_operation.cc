@@ -2,6 +2,8 @@
 #include "bench/bench_operation.h"
 
 #include "bench/check_cost.h"
+#include "bench/copy_floor.h"
+#include "device.h"
 
 namespace flexep::tool {
 namespace {
@@ -10,9 +12,12 @@ class Dispatch : public BenchOperation {
  public:
   explicit Dispatch(BenchRank& rank) : rank_(rank) {}
   std::string_view name() const override { return "dispatch"; }
-  void run() override { result_ = rank_.buffer.dispatch(rank_.fresh_dispatch()); }
+  void run() override {
+    result_ = rank_.buffer.dispatch(rank_.fresh_dispatch());
+    rank_.placement.synchronise();
+  }
   void discard() override { result_ = {}; }
-  Finding check() const override { return rank_.check.check_dispatch(result_); }
+  Finding check() const override { return rank_.check.check_dispatch(rank_.fetch(result_)); }
   void run_floor() override { rank_.run_dispatch_floor(); }
   void run_baseline() override { rank_.baseline->dispatch(rank_.x); }
 
@@ -28,6 +33,7 @@ class CachedDispatch final : public Dispatch {
   std::string_view name() const override { return "cached_dispatch"; }
   void run() override {
     result_ = rank_.buffer.dispatch({.x = rank_.x, .sf = rank_.sf, .handle = rank_.handle});
+    rank_.placement.synchronise();
   }
 };
 
@@ -35,9 +41,12 @@ class Combine final : public BenchOperation {
  public:
   explicit Combine(BenchRank& rank) : rank_(rank) {}
   std::string_view name() const override { return "combine"; }
-  void run() override { x_ = rank_.buffer.combine({.x = rank_.expert_outputs, .handle = rank_.handle}).x; }
+  void run() override {
+    x_ = rank_.buffer.combine({.x = rank_.expert_outputs, .handle = rank_.handle}).x;
+    rank_.placement.synchronise();
+  }
   void discard() override { x_ = {}; }
-  Finding check() const override { return rank_.check.check_combine(x_); }
+  Finding check() const override { return rank_.check.check_combine(rank_.placement.fetch(x_)); }
   void run_floor() override { rank_.floor->combine(); }
   void run_baseline() override { rank_.baseline->combine(); }
 
@@ -54,9 +63,10 @@ class RoundTrip final : public BenchOperation {
   void run() override {
     const DispatchResult received = rank_.buffer.dispatch(rank_.fresh_dispatch());
     x_ = rank_.buffer.combine({.x = received.x, .handle = received.handle}).x;
+    rank_.placement.synchronise();
   }
   void discard() override { x_ = {}; }
-  Finding check() const override { return rank_.check.check_round_trip(x_); }
+  Finding check() const override { return rank_.check.check_round_trip(rank_.placement.fetch(x_)); }
   void run_floor() override {
     rank_.run_dispatch_floor();
     rank_.floor->combine();
@@ -124,11 +134,6 @@ std::unique_ptr<BenchOperation> make_operation(std::string_view op, BenchRank& r
   return std::make_unique<BaselineRoundTrip>(rank);
 }
 
-Tensor make_input(BenchRank& rank, const Shape& shape) {
-  const DType dtype = rank.options.element_type();
-  return rank.options.is_arena_input() ? rank.buffer.empty(shape, dtype) : Tensor::empty(shape, dtype);
-}
-
 std::vector<float> weights_of(const Workload& workload, int rank) {
   std::vector<float> weights;
   for (std::size_t pair = 0; pair < workload.topk_idx(rank).size(); ++pair)
@@ -143,23 +148,28 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
       comm(communicator),
       workload(options),
       check(options, workload, comm.rank()),
-      buffer(comm, {.num_sms = options.num_sms}) {
+      placement(device_of(options.device)),
+      buffer(comm, {.device = placement.device(), .num_sms = options.num_sms}) {
   const Shape pairs({options.num_tokens, options.num_topk});
   const std::vector<float> weights = weights_of(workload, comm.rank());
-  topk_idx = Tensor::from_values(workload.topk_idx(comm.rank()), pairs);
-  topk_weights = Tensor::from_values(std::span(weights), pairs);
-  x = make_input(*this, {options.num_tokens, options.hidden});
-  check.write_inputs(x);
+  topk_idx = placement.put(Tensor::from_values(workload.topk_idx(comm.rank()), pairs));
+  topk_weights = placement.put(Tensor::from_values(std::span(weights), pairs));
+  x = make_input({options.num_tokens, options.hidden}, [&](const Tensor& rows) { check.write_inputs(rows); });
   if (options.num_sf_packs() > 0) {
-    sf = Tensor::empty({options.num_tokens, options.num_sf_packs()}, DType::kFloat32);
-    check.write_scales(sf);
+    const Tensor scales = Tensor::empty({options.num_tokens, options.num_sf_packs()}, DType::kFloat32);
+    check.write_scales(scales);
+    sf = placement.put(scales);
   }
 
   handle = buffer.dispatch(fresh_dispatch()).handle;
-  expert_outputs = make_input(*this, {handle.num_rows(), options.hidden});
-  check.write_expert_outputs(expert_outputs);
+  expert_outputs = make_input({handle.num_rows(), options.hidden},
+                              [&](const Tensor& rows) { check.write_expert_outputs(rows); });
 
-  floor = std::make_unique<MemoryFloor>(comm.transport(), workload, options, handle.num_sms());
+  if (placement.device().is_host()) {
+    floor = std::make_unique<MemoryFloor>(comm.transport(), workload, options, handle.num_sms());
+  } else {
+    floor = make_copy_floor(workload, options, comm.rank());
+  }
   if (options.has_op("baseline_alltoallv")) {
     baseline = std::make_unique<AlltoallvBaseline>(options, workload, comm.rank(), handle.num_sms());
   }
@@ -176,6 +186,30 @@ DispatchArgs BenchRank::fresh_dispatch() const {
 
 void BenchRank::run_dispatch_floor() const {
   floor->dispatch(static_cast<const std::byte*>(x.data()), static_cast<const std::byte*>(sf.data()));
+}
+
+DispatchResult BenchRank::fetch(const DispatchResult& result) const {
+  DispatchResult fetched = result;
+  fetched.x = placement.fetch(result.x);
+  fetched.sf = placement.fetch(result.sf);
+  fetched.topk_idx = placement.fetch(result.topk_idx);
+  fetched.topk_weights = placement.fetch(result.topk_weights);
+  return fetched;
+}
+
+Tensor BenchRank::make_input(const Shape& shape, const std::function<void(const Tensor&)>& write) {
+  const DType dtype = options.element_type();
+  if (placement.device().is_host()) {
+    const Tensor input = options.is_arena_input() ? buffer.empty(shape, dtype) : Tensor::empty(shape, dtype);
+    write(input);
+    return input;
+  }
+  const Tensor rows = Tensor::empty(shape, dtype);
+  write(rows);
+  if (!options.is_arena_input()) return placement.put(rows);
+  const Tensor input = buffer.empty(shape, dtype);
+  placement.write(input, rows);
+  return input;
 }
 
 std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank) {

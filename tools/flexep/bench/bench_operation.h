@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "bench/memory_floor.h"
 #include "bench/row_check.h"
 #include "bench/workload.h"
+#include "conformance/placement.h"
 #include "flexep/flexep.h"
 
 namespace flexep::tool {
@@ -22,11 +24,15 @@ struct BenchRank {
 
   DispatchArgs fresh_dispatch() const;
   void run_dispatch_floor() const;
+  /// The result as the host reads it.
+  DispatchResult fetch(const DispatchResult& result) const;
+  Tensor make_input(const Shape& shape, const std::function<void(const Tensor&)>& write);
 
   const BenchOptions& options;
   Communicator comm;
   Workload workload;
   RowCheck check;
+  conformance::Placement placement;
   ElasticBuffer buffer;
   Tensor x;
   Tensor sf;  ///< none unless rows are fp8
@@ -34,7 +40,7 @@ struct BenchRank {
   Tensor topk_weights;
   DispatchHandle handle;  ///< of a first dispatch
   Tensor expert_outputs;  ///< a row for each row of that dispatch
-  std::unique_ptr<MemoryFloor> floor;
+  std::unique_ptr<Floor> floor;
   std::unique_ptr<AlltoallvBaseline> baseline;  ///< null unless asked for
 };
 
@@ -44,7 +50,7 @@ class BenchOperation {
   virtual ~BenchOperation() = default;
 
   virtual std::string_view name() const = 0;
-  /// The whole operation; the output is kept until discard().
+  /// The whole operation, to the arrival of its rows; the output is kept until discard().
   virtual void run() = 0;
   virtual void discard() = 0;
   /// Holds the output of the last run against what it has to be.

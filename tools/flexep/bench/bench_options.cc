@@ -11,6 +11,7 @@
 #include "bench/alltoallv_baseline.h"
 #include "bench/row_pattern.h"
 #include "command.h"
+#include "device.h"
 
 namespace flexep::tool {
 namespace {
@@ -94,8 +95,7 @@ double BenchOptions::zipf_exponent() const {
 }
 
 void validate(const BenchOptions& options) {
-  if (options.device == "cuda") throw NotAvailable("--device cuda: this binary was built without CUDA");
-  require_one_of("--device", options.device, {"cpu", "cuda"});
+  device_of(options.device);
   require_one_of("--transport", options.transport, {"shm", "in_process"});
   require_one_of("--layout", options.layout, {"compact", "expanded"});
   require_one_of("--input", options.input, {"arena", "ordinary"});

@@ -16,20 +16,28 @@ namespace flexep::tool {
 /// How a plain loop stores `num_bytes` at its best: around the caches, but for data that a cache holds.
 cpu::StoreMode best_store_mode(std::size_t num_bytes);
 
-/// What the machine needs for the bytes of a dispatch or combine alone: loops over pointers that are known
+/// What the machine needs for the bytes of a dispatch or combine alone. Both are collective.
+class Floor {
+ public:
+  virtual ~Floor() = default;
+  virtual void dispatch(const std::byte* x, const std::byte* sf) = 0;
+  virtual void combine() = 0;
+};
+
+/// On the CPU: loops over pointers that are known
 /// beforehand, on memory of the same kind as an arena, to and from the same places, with as many threads. No
 /// routing, no exchange. The rows are moved by flexep's kernels, which are as fast as loops for the one case
 /// written by hand (docs/performance.md).
-class MemoryFloor {
+class MemoryFloor final : public Floor {
  public:
   /// Makes a region for the rows that this rank receives and one for its sums, and maps everybody's.
   /// Collective.
   MemoryFloor(Transport& transport, const Workload& workload, const BenchOptions& options, int num_threads);
 
   /// Reads every row of `x` once, and its scaling factors if there are any, and stores it at its places.
-  void dispatch(const std::byte* x, const std::byte* sf);
+  void dispatch(const std::byte* x, const std::byte* sf) override;
   /// Reads every row of a token where dispatch puts it, sums in fp32 and writes the sum once.
-  void combine();
+  void combine() override;
 
  private:
   void find_places(Transport& transport, const Workload& workload, const Segment& received);

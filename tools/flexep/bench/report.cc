@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "build_info.h"
+#include "cuda_devices.h"
 
 namespace flexep::tool {
 namespace {
@@ -79,7 +80,7 @@ Json json_of_run(const BenchOptions& options, const std::vector<BenchResult>& re
   Json list = Json::array();
   for (const BenchResult& result : results) list.push_back(json_of(options, result));
   return {{"schema_version", 1},
-          {"machine", describe_machine()},
+          {"machine", options.device == "cuda" ? cuda_device_name() : describe_machine()},
           {"commit", build.commit.empty() ? Json() : Json(build.commit)},
           {"dirty", build.commit.empty() ? Json() : Json(build.dirty)},
           {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},

@@ -36,6 +36,10 @@ Tensor fetch_from_cuda(const Tensor& tensor) {
   return cuda::to_host(tensor);
 }
 
+void synchronise_cuda() {
+  require(cudaStreamSynchronize(cuda::current_stream()));
+}
+
 void fill_on_cuda(const Tensor& tensor, int byte) {
   require(cudaMemsetAsync(tensor.data(), byte, tensor.num_bytes(), cuda::current_stream()));
 }

@@ -10,6 +10,7 @@ namespace flexep::conformance {
 void require_cuda();
 Tensor put_on_cuda(const Tensor& on_host, Device device);
 Tensor fetch_from_cuda(const Tensor& tensor);
+void synchronise_cuda();
 void fill_on_cuda(const Tensor& tensor, int byte);
 void write_on_cuda(const Tensor& tensor, const Tensor& on_host);
 

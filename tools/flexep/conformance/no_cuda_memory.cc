@@ -16,6 +16,9 @@ Tensor fetch_from_cuda(const Tensor&) {
   require_cuda();
   return {};
 }
+void synchronise_cuda() {
+  require_cuda();
+}
 void fill_on_cuda(const Tensor&, int) {
   require_cuda();
 }

@@ -19,6 +19,10 @@ Tensor Placement::fetch(const Tensor& tensor) const {
   return device_.is_host() || !tensor ? tensor : fetch_from_cuda(tensor);
 }
 
+void Placement::synchronise() const {
+  if (!device_.is_host()) synchronise_cuda();
+}
+
 void Placement::fill(const Tensor& tensor, int byte) const {
   if (!tensor || tensor.num_bytes() == 0) return;
   if (device_.is_host()) {

@@ -17,6 +17,8 @@ class Placement {
   Tensor put(const Tensor& on_host) const;
   /// The tensor where the host reads it, once what the device has to do for it is done.
   Tensor fetch(const Tensor& tensor) const;
+  /// Waits for all that the current stream of the device has been given.
+  void synchronise() const;
   /// Overwrites all elements of a dense tensor.
   void fill(const Tensor& tensor, int byte) const;
   void write(const Tensor& tensor, const Tensor& on_host) const;
