@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 #include <span>
 
 #include "backend/cuda/check_cuda.h"
@@ -24,6 +25,16 @@ void require_device(int device) {
   require_argument(error == cudaSuccess && device >= 0 && device < num_devices, "device",
                    "device is cuda:{}, but this process sees {} GPUs ({})", device, num_devices,
                    cudaGetErrorString(error));
+}
+
+/// Once for each device: loading waits for all that runs, and another buffer's operations may.
+void load_kernels_once(int device) {
+  static std::mutex mutex;
+  static std::set<int> loaded;
+  const std::lock_guard lock(mutex);
+  if (loaded.contains(device)) return;
+  check(load_kernels(), "load kernels");
+  loaded.insert(device);
 }
 
 template <typename T>
@@ -63,7 +74,7 @@ DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& bu
 void DeviceGroup::prepare_device() {
   require_device(device());
   const DeviceGuard guard(device());
-  check(load_kernels(), "load kernels");
+  load_kernels_once(device());
   communication = communication_stream();
   check(prepare_stream(stream()), "prepare the communication stream");
 }
