@@ -88,6 +88,26 @@ TEST_F(BenchTest, OrdinaryInputOfCombineIsStaged) {
   EXPECT_GT(run["results"][0]["staging_bytes"], 0);
 }
 
+TEST_F(BenchTest, Fp8RowsAreVerifiedWithTheirScalingFactorsInBothLayouts) {
+  for (const char* layout : {"compact", "expanded"}) {
+    const json run =
+        results_of({"--dtype", "fp8_e4m3", "--layout", layout, "--ops", "dispatch,cached_dispatch"});
+    for (const json& result : run["results"]) {
+      EXPECT_EQ(result["verified"], true) << result.dump();
+      EXPECT_GT(result["floor_us"], 0);
+    }
+  }
+}
+
+TEST_F(BenchTest, TheExchangeAndTheChecksAreTimedAlone) {
+  const json run = results_of({"--ops", "exchange,checks"});
+  EXPECT_EQ(run["results"][0]["bytes_written"], 0);
+  EXPECT_TRUE(run["results"][0]["floor_us"].is_null());
+  EXPECT_GT(run["results"][0]["cpu_us"], 0);
+  EXPECT_GT(run["results"][1]["floor_us"], 0) << "the same steps without the checks";
+  for (const json& result : run["results"]) EXPECT_EQ(result["verified"], true) << result.dump();
+}
+
 TEST_F(BenchTest, RunsAsTheRanksOfAJobThatIsAlreadyThere) {
   const auto result =
       run_command({FLEXEP_COMMAND, "launch", "-n", "2", "--", FLEXEP_COMMAND, "bench", "--tokens", "5",
@@ -151,6 +171,7 @@ INSTANTIATE_TEST_SUITE_P(
                       WrongUse{{"--hidden", "12"}, 2, {"--hidden 12", "16 bytes"}},
                       WrongUse{{"--topk", "65"}, 2, {"--topk 65"}},
                       WrongUse{{"--dtype", "fp7"}, 2, {"--dtype fp7", "bf16"}},
+                      WrongUse{{"--dtype", "fp8_e4m3"}, 2, {"--ops combine", "fp8_e4m3"}},
                       WrongUse{{"--layout", "loose"}, 2, {"--layout loose", "expanded"}},
                       WrongUse{{"--ops", "dispatch,juggle"}, 2, {"--ops juggle"}},
                       WrongUse{{"--input", "punched"}, 2, {"--input punched", "arena"}},
