@@ -148,8 +148,8 @@ struct DispatchResult {
   /// row's pair.
   Tensor topk_weights;
   DispatchHandle handle;
-  /// When the rows are there, if the dispatch was asynchronous; its error, if it failed after counts were
-  /// exchanged.
+  /// When the rows are there, if the dispatch was asynchronous, or on a GPU without host sync; its error, if
+  /// it failed after counts were exchanged.
   Event event;
 };
 

@@ -53,6 +53,9 @@ DispatchResult Dispatch::run(const std::exception_ptr& unheard) {
     group.count_dispatch(handle.state(), row_bytes);
   });
   result_.event = let_follow(flight, args_.async_with_compute_stream);
+  // Somebody has to wait for the counts, and be it later.
+  if (fresh && !waits_for_sizes_)
+    result_.event = Event(std::static_pointer_cast<const Event::Moment>(flight));
   return result_;
 }
 
@@ -136,9 +139,10 @@ ExchangeHeader Dispatch::announce() const {
   header.region_bytes = region_.num_bytes();
   header.num_max_tokens_per_rank = request_.num_max_tokens_per_rank;
   header.max_recv_tokens = args_.max_recv_tokens;
-  if (fresh_ && !waits_for_sizes_) {
-    header.bound_recv_tokens = fresh_->size.num_recv_tokens;
-    header.bound_expanded_tokens = fresh_->size.num_expanded_tokens;
+  if (!request_.do_cpu_sync) {
+    const ReceiveSize& bounds = result_.handle.state().size;
+    header.bound_recv_tokens = bounds.num_recv_tokens;
+    header.bound_expanded_tokens = bounds.num_expanded_tokens;
   }
   return header;
 }
