@@ -89,11 +89,12 @@ struct Dispatched {
 
 Dispatched dispatch(const MoeConfig& config, const std::shared_ptr<ExpertParallelGroup>& group,
                     const Tokens& tokens, const Tensor& routing_map, double& seconds) {
-  auto dispatcher = make_token_dispatcher(config, group);
-  const auto local = dispatcher->dispatch_preprocess(tokens, routing_map);
-  const auto received = timed(seconds, [&] { return dispatcher->token_dispatch(local, kSynchronous); });
-  auto grouped = dispatcher->dispatch_postprocess(received);
-  return {.dispatcher = std::move(dispatcher), .grouped = std::move(grouped)};
+  return timed(seconds, [&]() -> Dispatched {
+    auto dispatcher = make_token_dispatcher(config, group);
+    const auto local = dispatcher->dispatch_preprocess(tokens, routing_map);
+    auto grouped = dispatcher->dispatch_postprocess(dispatcher->token_dispatch(local, kSynchronous));
+    return {.dispatcher = std::move(dispatcher), .grouped = std::move(grouped)};
+  });
 }
 
 // moe_paged_stash: what went over the budget on any rank is dispatched again without one, on all of them.
@@ -186,11 +187,10 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
   });
 
   if (shared_expert) shared_expert->begin_fc2();
-  const auto partial = dispatcher->combine_preprocess(experts.output);
-  const auto combined = timed(seconds_.combine, [&, &dispatcher = dispatcher] {
-    return dispatcher->token_combine(partial, kSynchronous);
+  const Tensor sums = timed(seconds_.combine, [&, &dispatcher = dispatcher] {
+    const auto partial = dispatcher->combine_preprocess(experts.output);
+    return dispatcher->combine_postprocess(dispatcher->token_combine(partial, kSynchronous));
   });
-  const Tensor sums = dispatcher->combine_postprocess(combined);
   Tensor output = is_latent ? project(sums, parameters_.latent.up) : sums;
   if (shared_expert)
     output = add(output, timed(seconds_.shared_expert, [&] { return shared_expert->finish(); }));
@@ -229,9 +229,10 @@ MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& gr
 
   SharedExpertBackward shared_expert(config_, parameters_.shared_expert, state.shared_expert, grad_rows);
   const auto up = project_back(state.latent_output, parameters_.latent.up, grad_rows);
-  const auto sums = dispatcher.combine_postprocess_backward(up.rows);
-  const auto partial = timed(seconds_.dispatch, [&] { return dispatcher.token_combine_backward(sums); });
-  const auto expert_output = dispatcher.combine_preprocess_backward(partial);
+  const auto expert_output = timed(seconds_.dispatch, [&] {
+    const auto sums = dispatcher.combine_postprocess_backward(up.rows);
+    return dispatcher.combine_preprocess_backward(dispatcher.token_combine_backward(sums));
+  });
 
   const auto experts = timed(seconds_.experts, [&] {
     return experts_backward(parameters_.experts, state.experts, expert_output,
@@ -241,9 +242,10 @@ MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& gr
                                      ? apply_probs_backward(state.grouped, experts.tokens.hidden)
                                      : experts.tokens;
 
-  const auto received = dispatcher.dispatch_postprocess_backward(grouped);
-  const auto local = timed(seconds_.combine, [&] { return dispatcher.token_dispatch_backward(received); });
-  const auto tokens = dispatcher.dispatch_preprocess_backward(local);
+  const auto tokens = timed(seconds_.combine, [&] {
+    const auto received = dispatcher.dispatch_postprocess_backward(grouped);
+    return dispatcher.dispatch_preprocess_backward(dispatcher.token_dispatch_backward(received));
+  });
   const auto down = project_back(state.rows, parameters_.latent.down, tokens.hidden);
   const auto router = timed(seconds_.router, [&] {
     return router_backward(

@@ -130,6 +130,42 @@ TEST_F(BenchTest, TheBaselineRunsBesideTheOperationsOrIsNotAvailable) {
   EXPECT_EQ(run["results"][1]["verified"], true);
 }
 
+TEST_F(BenchTest, ALayerIsMeasuredWithEveryDispatcherAndVerified) {
+  if (FLEXEP_BENCH_HAS_MOE == 0) {
+    EXPECT_EQ(small_bench({"--ops", "layer"}).exit_code, 3);
+    return;
+  }
+  for (const char* dtype : {"bf16", "fp32", "fp64"}) {
+    const json run = results_of({"--ops", "layer", "--ffn", "24", "--shared-ffn", "16", "--experts", "8",
+                                 "--topk", "3", "--transport", "in_process", "--dtype", dtype});
+    const std::vector<std::string> dispatchers = {
+        "alltoall",        "allgather", "deepep", "deepepv2",
+        "deepepv2+fusion", "hybridep",  "ncclep", "deepepv2+fusion+overlap"};
+    ASSERT_EQ(run["results"].size(), 2 * dispatchers.size());
+    for (std::size_t i = 0; i < run["results"].size(); ++i) {
+      const json& result = run["results"][i];
+      EXPECT_EQ(result["op"], i < dispatchers.size() ? "layer_forward" : "layer_forward_backward");
+      EXPECT_EQ(result["dispatcher"], dispatchers[i % dispatchers.size()]);
+      EXPECT_EQ(result["verified"], true) << result.dump();
+      EXPECT_GT(result["rest_us"], 0);
+      EXPECT_LT(result["rest_us"], result["p99_us"]);
+      double shares = 0;
+      for (const auto& [name, step] : result["steps"].items()) shares += step["share"].get<double>();
+      EXPECT_NEAR(shares, 1, 1e-9);
+      EXPECT_EQ(result["shared_expert_hidden"].is_null(), i % dispatchers.size() != 7);
+    }
+    EXPECT_EQ(run["results"][0]["rest_speedup"], 1);
+  }
+}
+
+TEST_F(BenchTest, ALayerMayRunBesideOperationsAndAsProcesses) {
+  if (FLEXEP_BENCH_HAS_MOE == 0) GTEST_SKIP() << "built without the MoE layer";
+  const json run = results_of({"--ops", "dispatch,layer", "--ffn", "8"});
+  ASSERT_EQ(run["results"].size(), 1u + 2 * 7);
+  EXPECT_EQ(run["results"][0]["op"], "dispatch");
+  for (const json& result : run["results"]) EXPECT_EQ(result["verified"], true) << result.dump();
+}
+
 TEST_F(BenchTest, AnInstructionSetThatTheMachineLacksIsAnErrorAndScalarIsNot) {
   const Arguments command = {FLEXEP_COMMAND, "bench", "--transport", "in_process", "--tokens", "5",
                              "--hidden",     "32",    "--iters",     "1",          "--ops",    "round_trip"};
@@ -169,6 +205,8 @@ INSTANTIATE_TEST_SUITE_P(
                       WrongUse{{"--ranks", "3"}, 2, {"--experts 64", "--ranks 3"}},
                       WrongUse{{"--tokens", "-1"}, 2, {"--tokens -1"}},
                       WrongUse{{"--hidden", "12"}, 2, {"--hidden 12", "16 bytes"}},
+                      WrongUse{{"--ffn", "0"}, 2, {"--ffn 0"}},
+                      WrongUse{{"--shared-ffn", "-1"}, 2, {"--shared-ffn -1"}},
                       WrongUse{{"--topk", "65"}, 2, {"--topk 65"}},
                       WrongUse{{"--dtype", "fp7"}, 2, {"--dtype fp7", "bf16"}},
                       WrongUse{{"--dtype", "fp8_e4m3"}, 2, {"--ops combine", "fp8_e4m3"}},

@@ -89,9 +89,9 @@ struct MoeGradients {
 /// waiting for others.
 struct MoeSeconds {
   double router = 0;    ///< scores, top k, auxiliary loss
-  double dispatch = 0;  ///< token_dispatch and its mirror image, the backward of token_combine
+  double dispatch = 0;  ///< the dispatcher's steps to the experts, permutation included; backward of combine
   double experts = 0;
-  double combine = 0;        ///< token_combine and its mirror image, the backward of token_dispatch
+  double combine = 0;        ///< its steps back from them; backward: of dispatch
   double shared_expert = 0;  ///< waiting for the shared expert; all of its time without overlap
 };
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <atomic>
 #include <memory>
 
 #include "bench/bench_options.h"
+#include "bench/layer_bench.h"
 #include "bench/measure.h"
 #include "bench/mpi_launch.h"
 #include "bench/report.h"
@@ -25,15 +25,17 @@ std::string typed_command(const Arguments& arguments) {
 
 /// All of the benchmark on one rank; rank 0 reports.
 int run_rank(const BenchOptions& options, const Communicator& comm, const std::string& command) {
-  BenchRank rank(options, comm);
-  const std::vector<BenchResult> results = measure(rank);
+  BenchResults results;
+  if (options.has_buffer_op()) {
+    BenchRank rank(options, comm);
+    results.operations = measure(rank);
+  }
+  if (options.has_op("layer")) results.layers = measure_layers(options, comm);
   if (comm.rank() == 0) {
-    print_table(options, results);
+    print_tables(options, results);
     if (!options.json_file.empty()) write_json(options, results, command);
   }
-  const bool verified =
-      std::all_of(results.begin(), results.end(), [](const auto& result) { return result.verified; });
-  return verified ? kOk : kFailed;
+  return results.verified() ? kOk : kFailed;
 }
 
 int run_as_process_of_a_job(const BenchOptions& options, const std::string& command) {
@@ -85,13 +87,17 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
   add("--hidden", options->hidden, "Elements of a row");
   add("--topk", options->num_topk, "Experts of each token");
   add("--experts", options->num_experts, "Experts in all");
+  add("--ffn", options->ffn, "Feed-forward size of the experts, for layer");
+  add("--shared-ffn", options->shared_ffn,
+      "Feed-forward size of a shared expert, for layer; 0 = none. With one, its overlap is measured too");
   add("--dtype", options->dtype,
       "bf16, fp32, fp64, or fp8_e4m3 with a scaling factor for each 128 elements, which dispatch alone "
       "moves");
   add("--layout", options->layout, "compact or expanded");
   add("--ops", options->ops,
       "Of dispatch, cached_dispatch, combine, round_trip, exchange (a dispatch without tokens), checks (what "
-      "dispatch does only to find mistakes), baseline_alltoallv")
+      "dispatch does only to find mistakes), baseline_alltoallv, layer (a MoE layer, forward and backward, "
+      "with every dispatcher; its router decides the routing)")
       ->delimiter(',');
   add("--input", options->input, "Where inputs lie: arena or ordinary memory");
   add("--routing", options->routing, "uniform, or zipf:S: expert e is chosen in proportion to 1 / (e + 1)^S");

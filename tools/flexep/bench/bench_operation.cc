@@ -214,7 +214,8 @@ Tensor BenchRank::make_input(const Shape& shape, const std::function<void(const 
 
 std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank) {
   std::vector<std::unique_ptr<BenchOperation>> operations;
-  for (const auto& op : rank.options.ops) operations.push_back(make_operation(op, rank));
+  for (const auto& op : rank.options.ops)
+    if (op != "layer") operations.push_back(make_operation(op, rank));
   return operations;
 }
 

@@ -61,7 +61,7 @@ class BenchOperation {
   virtual void run_baseline() {}
 };
 
-/// The operations that the options name, in their order.
+/// The operations of a buffer that the options name, in their order.
 std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank);
 
 }  // namespace flexep::tool

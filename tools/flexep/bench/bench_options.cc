@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "bench/alltoallv_baseline.h"
+#include "bench/layer_bench.h"
 #include "bench/row_pattern.h"
 #include "command.h"
 #include "device.h"
@@ -40,17 +41,23 @@ void validate_shape(const BenchOptions& options) {
   require_range("--experts", options.num_experts, 1, 65536);
   require(options.num_experts % options.num_ranks == 0, "--experts", options.num_experts,
           fmt::format("not a multiple of --ranks {}", options.num_ranks));
+  require_range("--ffn", options.ffn, 1, 1 << 20);
+  require_range("--shared-ffn", options.shared_ffn, 0, 1 << 20);
   require_range("--topk", options.num_topk, 1, std::min(options.num_experts, RowPattern::kMaxTerms));
 }
 
 void validate_ops(const BenchOptions& options) {
   for (const auto& op : options.ops) {
-    require_one_of(
-        "--ops", op,
-        {"dispatch", "cached_dispatch", "combine", "round_trip", "exchange", "checks", "baseline_alltoallv"});
-    const bool is_sum = op == "combine" || op == "round_trip" || op == "baseline_alltoallv";
+    require_one_of("--ops", op,
+                   {"dispatch", "cached_dispatch", "combine", "round_trip", "exchange", "checks",
+                    "baseline_alltoallv", "layer"});
+    const bool is_sum = op == "combine" || op == "round_trip" || op == "baseline_alltoallv" || op == "layer";
     require(!is_sum || is_summable(options.element_type()), "--ops", op,
             fmt::format("--dtype {} has no sums", options.dtype));
+  }
+  require(!options.has_op("layer") || options.device == "cpu", "--ops", "layer", "needs --device cpu");
+  if (options.has_op("layer") && !layer_bench_is_available()) {
+    throw NotAvailable("--ops layer: this binary was built without the MoE layer");
   }
   if (!options.has_op("baseline_alltoallv")) return;
   require(options.transport == "shm", "--ops", "baseline_alltoallv",
@@ -71,6 +78,10 @@ void validate_json_file(const BenchOptions& options) {
 
 bool BenchOptions::has_op(std::string_view op) const {
   return std::find(ops.begin(), ops.end(), op) != ops.end();
+}
+
+bool BenchOptions::has_buffer_op() const {
+  return std::any_of(ops.begin(), ops.end(), [](const auto& op) { return op != "layer"; });
 }
 
 DType BenchOptions::element_type() const {

@@ -19,6 +19,8 @@ struct BenchOptions {
   int hidden = 7168;
   int num_topk = 8;
   int num_experts = 64;
+  int ffn = 64;        ///< feed-forward size of the experts of a layer
+  int shared_ffn = 0;  ///< of its shared expert, 0 = none
   std::string dtype = "bf16";
   std::string layout = "compact";
   std::vector<std::string> ops = {"dispatch", "cached_dispatch", "combine", "round_trip"};
@@ -31,6 +33,8 @@ struct BenchOptions {
   std::string json_file;
 
   bool has_op(std::string_view op) const;
+  /// Whether any operation is one of a buffer, not of a layer.
+  bool has_buffer_op() const;
   bool do_expand() const { return layout == "expanded"; }
   bool is_arena_input() const { return input == "arena"; }
   /// @throws UsageError.

@@ -7,16 +7,9 @@
 #include <vector>
 
 #include "bench/bench_operation.h"
+#include "bench/timing.h"
 
 namespace flexep::tool {
-
-/// Times of one thing, microseconds; for each iteration that of the slowest rank.
-struct Times {
-  double median_us = 0;
-  double p99_us = 0;
-  double min_us = 0;
-  double cpu_us = 0;  ///< median of what the ranks' calling threads were busy, per rank
-};
 
 /// What one operation gave. Bytes are sums over ranks, of one operation.
 struct BenchResult {

@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "bench/layer_report.h"
 #include "build_info.h"
 #include "cuda_devices.h"
 
@@ -74,11 +75,13 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"verified", result.verified}};
 }
 
-Json json_of_run(const BenchOptions& options, const std::vector<BenchResult>& results,
-                 const std::string& command) {
+Json json_of_run(const BenchOptions& options, const BenchResults& results, const std::string& command) {
   const BuildInfo build = build_info();
   Json list = Json::array();
-  for (const BenchResult& result : results) list.push_back(json_of(options, result));
+  for (const BenchResult& result : results.operations) list.push_back(json_of(options, result));
+  for (const LayerResult& result : results.layers) {
+    list.push_back(json_of_layer(options, result, alltoall_of(results.layers, result)));
+  }
   return {{"schema_version", 1},
           {"machine", options.device == "cuda" ? cuda_device_name() : describe_machine()},
           {"commit", build.commit.empty() ? Json() : Json(build.commit)},
@@ -97,8 +100,6 @@ const BenchResult* find_op(const std::vector<BenchResult>& results, std::string_
 std::string number_or_dash(const std::optional<double>& value, int num_decimals) {
   return value ? fmt::format("{:.{}f}", *value, num_decimals) : "-";
 }
-
-}  // namespace
 
 void print_table(const BenchOptions& options, const std::vector<BenchResult>& results) {
   fmt::print(
@@ -126,8 +127,20 @@ void print_table(const BenchOptions& options, const std::vector<BenchResult>& re
   fmt::print("\n");
 }
 
-void write_json(const BenchOptions& options, const std::vector<BenchResult>& results,
-                const std::string& command) {
+}  // namespace
+
+bool BenchResults::verified() const {
+  const auto is_verified = [](const auto& result) { return result.verified; };
+  return std::all_of(operations.begin(), operations.end(), is_verified) &&
+         std::all_of(layers.begin(), layers.end(), is_verified);
+}
+
+void print_tables(const BenchOptions& options, const BenchResults& results) {
+  if (!results.operations.empty()) print_table(options, results.operations);
+  if (!results.layers.empty()) print_layer_table(options, results.layers);
+}
+
+void write_json(const BenchOptions& options, const BenchResults& results, const std::string& command) {
   const std::filesystem::path target(options.json_file);
   const std::filesystem::path part = target.string() + ".part";
   std::ofstream file(part);
