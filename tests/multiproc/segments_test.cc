@@ -38,6 +38,7 @@ TEST(SegmentsTest, NothingIsKeptOfMemoryThatWasNeverMapped) {
   Processes processes(job_id("retracted"), 2, [](int rank) {
     Communicator comm = Communicator::from_environment({.timeout = 20s});
     const auto num_before = num_open_files();
+    comm.barrier();  // a rank that is ahead must not have told this one of its memory yet
     for (int i = 0; rank == 0 && i < 50; ++i) comm.transport().create_segment(4096);
     let_ranks_receive(comm);
     return num_open_files() == num_before ? 0 : 1;
