@@ -13,6 +13,7 @@ namespace {
 void fill(const Tensor& tensor, FuzzInput& input) {
   if (!tensor || tensor.num_elements() == 0 || !tensor.is_contiguous()) return;
   const std::string_view bits = input.rest();
+  if (bits.empty()) return;
   std::memcpy(tensor.data(), bits.data(), std::min(bits.size(), tensor.num_bytes()));
 }
 
