@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <array>
 
-/// Memory that cannot be had is OutOfMemory, also where the address sanitizer hands it out.
+/// Memory that cannot be had is OutOfMemory, also where a sanitizer hands it out.
 extern "C" const char* __asan_default_options() {
+  return "allocator_may_return_null=1";
+}
+extern "C" const char* __tsan_default_options() {
   return "allocator_may_return_null=1";
 }
 
