@@ -6,7 +6,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-gpu="$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')"
+# "NVIDIA H100 80GB HBM3" -> h100, "NVIDIA H200" -> h200: the folders that are there.
+gpu="$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | awk '{print tolower($2)}')"
 results="${1:-bench/results/$gpu}"
 mkdir -p "$results"
 
@@ -46,7 +47,7 @@ bench() {  # <name> <transport> <options...>
   local name="$1" transport="$2"
   shift 2
   "$flexep" bench --device cuda --transport "$transport" --ranks 8 --experts 256 --topk 8 --hidden 7168 \
-    --json "$results/$name-$transport.json" "$@"
+    --json "$results/$(date +%F)-cuda-$transport-$name.json" "$@"
 }
 for transport in in_process shm; do
   echo "== bench, $transport"
