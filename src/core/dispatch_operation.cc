@@ -77,20 +77,12 @@ DispatchOperation::DispatchOperation(Engine& engine, const DispatchArgs& args, s
 
 // The handle as far as the arguments decide it.
 void DispatchOperation::start_handle() {
-  fresh_state_ = std::make_shared<DispatchState>();
-  DispatchState& state = *fresh_state_;
-  state.id = engine_.id + static_cast<std::int64_t>(sequence_number_);
-  state.rank = engine_.rank();
-  state.shape = request_.shape;
-  state.num_sms = request_.num_sms;
-  state.do_zero_padding = request_.do_zero_padding;
-  state.sf_is_col_major = request_.format.sf_is_col_major;
-  state.do_cpu_sync = request_.do_cpu_sync;
-  state.idx_dtype = request_.idx_dtype;
-  state.num_tokens = request_.num_tokens;
+  fresh_state_ =
+      make_dispatch_state(request_, engine_.rank(), engine_.id + static_cast<std::int64_t>(sequence_number_));
   if (!request_.do_cpu_sync) {
-    state.num_max_tokens_per_rank = request_.num_max_tokens_per_rank;
-    state.size = bound_receive_size(request_.shape, request_.num_max_tokens_per_rank, args_.max_recv_tokens);
+    fresh_state_->num_max_tokens_per_rank = request_.num_max_tokens_per_rank;
+    fresh_state_->size =
+        bound_receive_size(request_.shape, request_.num_max_tokens_per_rank, args_.max_recv_tokens);
   }
   result_.handle = DispatchHandle(fresh_state_);
 }

@@ -205,6 +205,21 @@ void check_num_qps(int num_qps, const RankContext& context) {
 
 }  // namespace
 
+std::shared_ptr<DispatchState> make_dispatch_state(const DispatchRequest& request, int rank,
+                                                   std::int64_t id) {
+  auto state = std::make_shared<DispatchState>();
+  state->id = id;
+  state->rank = rank;
+  state->shape = request.shape;
+  state->num_sms = request.num_sms;
+  state->do_zero_padding = request.do_zero_padding;
+  state->sf_is_col_major = request.format.sf_is_col_major;
+  state->do_cpu_sync = request.do_cpu_sync;
+  state->idx_dtype = request.idx_dtype;
+  state->num_tokens = request.num_tokens;
+  return state;
+}
+
 void require_rows_have_arrived(const DispatchHandle& handle, int rank) {
   require_argument(handle.state().rows_have_arrived, "handle",
                    "the dispatch that made the handle of rank {} has not completed: it failed, or its event "

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <optional>
 
 #include "core/dispatch_state.h"
@@ -38,6 +39,9 @@ struct DispatchRequest {
 
 /// @throws InvalidArgument that names the argument, its value and this rank.
 DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& context);
+
+/// The state of a fresh dispatch's handle as far as the request decides it, whatever plans the rest.
+std::shared_ptr<DispatchState> make_dispatch_state(const DispatchRequest& request, int rank, std::int64_t id);
 
 /// @throws InvalidArgument when the rank has more tokens than num_max_tokens_per_rank.
 void require_tokens_fit(const DispatchRequest& request, int rank);

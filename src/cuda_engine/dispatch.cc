@@ -91,17 +91,9 @@ void Dispatch::prepare_handle() {
   const auto make = [&](std::size_t num_bytes, const Shape& extents, DType dtype) {
     return group_.arena->make_tensor(reserve(num_bytes), extents, dtype);
   };
-  fresh_ = std::make_shared<DispatchState>();
-  fresh_->id = group_.id + static_cast<std::int64_t>(name_.sequence_number);
-  fresh_->rank = group_.rank();
-  fresh_->shape = shape;
+  fresh_ = make_dispatch_state(request_, group_.rank(),
+                               group_.id + static_cast<std::int64_t>(name_.sequence_number));
   fresh_->num_max_tokens_per_rank = request_.num_max_tokens_per_rank;
-  fresh_->num_sms = request_.num_sms;
-  fresh_->do_zero_padding = request_.do_zero_padding;
-  fresh_->sf_is_col_major = request_.format.sf_is_col_major;
-  fresh_->do_cpu_sync = request_.do_cpu_sync;
-  fresh_->idx_dtype = request_.idx_dtype;
-  fresh_->num_tokens = request_.num_tokens;
   // Always a copy: another rank's limit may drop pairs of this one.
   fresh_->topk_idx = make(args_.topk_idx.num_bytes(), args_.topk_idx.shape(), request_.idx_dtype);
   fresh_->device_plan =
