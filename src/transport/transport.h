@@ -12,6 +12,7 @@
 namespace flexep {
 
 class FileDescriptor;
+class Messages;
 
 /// Names a segment among those of the rank that made it.
 using SegmentId = std::uint32_t;
@@ -31,6 +32,15 @@ struct Operation {
   static constexpr std::size_t kMaxNameLength = 31;
 };
 
+/// How ranks lie in domains: rank = scaleout_rank * num_scaleup_ranks + scaleup_rank. Ranks of one domain
+/// load and store each other's memory; domains are joined by messages.
+struct Topology {
+  int num_scaleout_ranks = 1;  ///< domains
+  int num_scaleup_ranks = 1;   ///< ranks of a domain
+
+  int domain_of(int rank) const { return rank / num_scaleup_ranks; }
+};
+
 /// Every rank's bytes, by rank.
 using Gathered = std::span<const std::span<const std::byte>>;
 
@@ -48,18 +58,28 @@ class Transport {
   virtual int num_local_ranks() const = 0;
   virtual std::chrono::milliseconds timeout() const = 0;
 
+  virtual Topology topology() const = 0;
+  /// To the ranks of other domains. @throws TransportError where there is one domain.
+  virtual Messages& messages() = 0;
+
   /// Gives every rank everybody's bytes. What a rank wrote to any segment before the call, all ranks see
   /// after it. The result stays valid until the next call. Lengths may differ. Collective.
   /// @throws CollectiveMismatch when ranks name different operations, TimeoutError, TransportError; the last
   /// two poison the group.
   virtual Gathered all_gather(std::span<const std::byte> mine, const Operation& operation) = 0;
 
+  /// before[i] becomes the sum of values[i] over the ranks below this one, total[i] over all; wide enough
+  /// never to overflow. For plans that no rank wants to make from everybody's counts. Collective; the ranks
+  /// have agreed on the length. Cost: O(n log R) across domains. @throws as all_gather.
+  virtual void scan_and_sum(std::span<const std::int32_t> values, std::span<std::int64_t> before,
+                            std::span<std::int64_t> total, const Operation& operation) = 0;
+
   /// [R], nanoseconds that this rank has waited for each rank in this group so far. A wait for several counts
   /// for one until it has come, then for the next.
   virtual std::span<const std::int64_t> wait_ns() const = 0;
 
-  /// Memory that the other ranks can map once they are told its id, as long as it is referred to here. Not
-  /// collective. @throws OutOfMemory, TransportError.
+  /// Memory that the other ranks of the domain can map once they are told its id, as long as it is referred
+  /// to here. Not collective. @throws OutOfMemory, TransportError.
   virtual Segment create_segment(std::size_t num_bytes) = 0;
 
   /// Makes a segment of memory that the caller has: whole pages, which keep their address and contents. It
@@ -78,8 +98,8 @@ class Transport {
   /// all ranks.
   virtual void discard(const Segment& segment) = 0;
 
-  /// The memory of segment `id` of another rank, as this rank addresses it. Once for each segment. @throws
-  /// TransportError.
+  /// The memory of segment `id` of another rank of the domain, as this rank addresses it. Once for each
+  /// segment. @throws TransportError.
   virtual std::shared_ptr<std::byte> map_segment(int rank, SegmentId id) = 0;
 
   /// The group of the ranks that pass the same color, ordered by (key, rank). Collective. When one rank

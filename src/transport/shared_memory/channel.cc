@@ -192,6 +192,25 @@ Segment Channel::adopt_segment(std::byte* memory, std::size_t num_bytes) {
   return fabric_->adopt_segment(memory, num_bytes, world_ranks());
 }
 
+Messages& Channel::messages() {
+  throw TransportError("ranks that share memory send each other no messages");
+}
+
+void Channel::scan_and_sum(std::span<const std::int32_t> values, std::span<std::int64_t> before,
+                           std::span<std::int64_t> total, const Operation& operation) {
+  std::ranges::fill(before, 0);
+  std::ranges::fill(total, 0);
+  const Gathered all = all_gather(std::as_bytes(values), operation);
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      std::int32_t value;
+      std::memcpy(&value, all[rank].data() + i * sizeof value, sizeof value);
+      if (std::cmp_less(rank, rank_)) before[i] += value;
+      total[i] += value;
+    }
+  }
+}
+
 SegmentId Channel::pass_file(const FileDescriptor& file, std::size_t num_bytes) {
   return fabric_->pass_file(file, num_bytes, world_ranks());
 }

@@ -33,8 +33,12 @@ class Channel final : public Transport {
   int num_ranks() const override { return static_cast<int>(members_.size()); }
   int num_local_ranks() const override { return fabric_->num_ranks(); }
   std::chrono::milliseconds timeout() const override { return timeout_; }
+  Topology topology() const override { return {.num_scaleup_ranks = num_ranks()}; }
+  Messages& messages() override;
 
   Gathered all_gather(std::span<const std::byte> mine, const Operation& requested) override;
+  void scan_and_sum(std::span<const std::int32_t> values, std::span<std::int64_t> before,
+                    std::span<std::int64_t> total, const Operation& operation) override;
   std::span<const std::int64_t> wait_ns() const override { return wait_ns_; }
   Segment create_segment(std::size_t num_bytes) override;
   Segment adopt_segment(std::byte* memory, std::size_t num_bytes) override;
