@@ -18,7 +18,7 @@ using namespace std::chrono_literals;
 TEST(ShmLifetimeTest, ThousandGroupsAndBuffersLeaveNoMappingDescriptorOrThread) {
   Processes processes(job_id("lifetime"), 2, [](int) {
     const auto cycle = [](int i) {
-      const Communicator comm = Communicator::from_environment({.timeout = 20s});
+      const Communicator comm = Communicator::from_environment({.timeout = 60s});
       ElasticBuffer buffer(comm);
       if (i % 10 != 0) return;  // arenas are memory to zero
       DispatchArgs args;

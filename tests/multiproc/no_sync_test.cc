@@ -48,7 +48,7 @@ CombineResult round_trip(ElasticBuffer& buffer, DispatchArgs args) {
 
 TEST(NoSyncShmTest, ProcessesExchangeRowsWithoutWaitingForCounts) {
   Processes processes(job_id("no_sync"), kNumRanks, [](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm, {.num_max_tokens_per_rank = kMaxTokens});
     bool ok = true;
     for (const int num_tokens : {0, 1, 7, 60, 200}) {
@@ -66,7 +66,7 @@ TEST(NoSyncShmTest, ProcessesExchangeRowsWithoutWaitingForCounts) {
 
 TEST(NoSyncShmTest, BadIdsReachTheOtherProcessesLater) {
   Processes processes(job_id("no_sync_errors"), kNumRanks, [](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm, {.num_max_tokens_per_rank = kMaxTokens});
     DispatchArgs args = args_for(rank, 9);
     if (rank == 1) args.topk_idx.data<std::int64_t>()[3] = kNumRanks;

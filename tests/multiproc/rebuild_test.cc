@@ -78,7 +78,7 @@ TEST(ShmRebuildTest, RankThatIsStoppedIsLeftOutAndCorruptsNothingWhenItWakes) {
   std::array<int, 2> report{};
   ASSERT_EQ(pipe(report.data()), 0);
   Processes processes(job_id("rebuild"), 3, [&](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 2s});
+    Communicator comm = Communicator::from_environment({.timeout = 8s});
     const auto pids = comm.all_gather(getpid());
     ElasticBuffer buffer(comm);
     const DispatchArgs args = args_of(rank);

@@ -54,7 +54,7 @@ std::ptrdiff_t num_open_files() {
 
 TEST(RegisteredMemoryShmTest, ProcessesReadItInPlaceForAsLongAsItIsRegistered) {
   Processes processes(job_id("registered"), 3, [](int) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm);
     const auto recv = dispatch(buffer);
     const Pages pages(20);
@@ -86,7 +86,7 @@ void write_in_child(const Pages& pages, const std::function<void()>& before_exit
 
 TEST(RegisteredMemoryShmTest, ContentsStayAndTheMemoryIsPrivateAgainAfterwards) {
   Processes processes(job_id("private"), 2, [](int) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm);
     const Pages pages(4);
     std::memset(pages.data(), 3, pages.num_bytes());
@@ -104,7 +104,7 @@ TEST(RegisteredMemoryShmTest, ContentsStayAndTheMemoryIsPrivateAgainAfterwards) 
 
 TEST(RegisteredMemoryShmTest, ProcessThatIsForkedOffTakesNothingAwayWhenItEnds) {
   Processes processes(job_id("forked"), 2, [](int) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm);
     const Pages pages(1);
     RegisteredMemory registration = buffer.register_memory(pages.data(), pages.num_bytes());
@@ -117,7 +117,7 @@ TEST(RegisteredMemoryShmTest, ProcessThatIsForkedOffTakesNothingAwayWhenItEnds) 
 
 TEST(RegisteredMemoryShmTest, MemoryThatIsNotPrivateIsRefused) {
   Processes processes(job_id("unfit"), 2, [](int) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm);
     ElasticBuffer other(comm);
     const auto is_refused = [&](ElasticBuffer& by, void* memory, std::size_t num_bytes) {

@@ -39,7 +39,7 @@ void limit_open_files(int num_files) {
 int split_under_limit(int num_files) {
   constexpr int kNumRanks = 3;
   Processes processes(job_id("limit"), kNumRanks, [=](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 10s});
+    Communicator comm = Communicator::from_environment({.timeout = 30s});
     rlimit before{};
     getrlimit(RLIMIT_NOFILE, &before);
     if (rank == 0) limit_open_files(num_files);
@@ -82,7 +82,7 @@ TEST(ScarcityTest, InProcessSaysHowManyThreadsCouldStart) {
     std::ifstream("/proc/self/statm") >> num_pages;
     set_limit(RLIMIT_AS, num_pages * static_cast<rlim_t>(getpagesize()) + 5 * kStackBytes / 2);
     try {
-      in_process(8, [](Communicator& comm) { comm.barrier(); }, {.timeout = 10s});
+      in_process(8, [](Communicator& comm) { comm.barrier(); }, {.timeout = 30s});
     } catch (const TransportError& error) {
       return std::string_view(error.what()).starts_with("only 2 of 8 ranks could start: ") ? 0 : 1;
     }
@@ -93,7 +93,7 @@ TEST(ScarcityTest, InProcessSaysHowManyThreadsCouldStart) {
 
 TEST(ScarcityTest, SignalsDoNotKeepARankFromItsMemory) {
   Processes processes(job_id("signals"), 2, [](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     struct sigaction ignore {};
     ignore.sa_handler = [](int) {};
     ignore.sa_flags = SA_RESTART;

@@ -56,7 +56,7 @@ bool round_trip(ElasticBuffer& buffer, int num_tokens) {
 TEST(ShmTest, ProcessesMeetAndExchangeRows) {
   constexpr int kNumRanks = 4;
   Processes processes(job_id("meet"), kNumRanks, [](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm);
     bool ok = comm.rank() == rank && comm.num_ranks() == kNumRanks && comm.transport_name() == "shm";
     // Growing sizes: every arena has to grow several times, and every rank to map what the others grew.
@@ -69,8 +69,8 @@ TEST(ShmTest, ProcessesMeetAndExchangeRows) {
 TEST(ShmTest, SeveralGroupsAndBuffersOfOneJobAreIndependent) {
   constexpr int kNumRanks = 3;
   Processes processes(job_id("several"), kNumRanks, [](int) {
-    Communicator first = Communicator::from_environment({.timeout = 20s});
-    Communicator second = Communicator::from_environment({.timeout = 20s});
+    Communicator first = Communicator::from_environment({.timeout = 60s});
+    Communicator second = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer a(first);
     ElasticBuffer b(second.split(0, -second.rank()));
     bool ok = true;
@@ -87,7 +87,7 @@ TEST(ShmTest, SeveralGroupsAndBuffersOfOneJobAreIndependent) {
 
 TEST(ShmTest, JobsAtTheSameTimeDoNotMeet) {
   const auto body = [](int) {
-    Communicator comm = Communicator::from_environment({.timeout = 20s});
+    Communicator comm = Communicator::from_environment({.timeout = 60s});
     ElasticBuffer buffer(comm);
     return comm.num_ranks() == 2 && round_trip(buffer, 10) ? 0 : 1;
   };
@@ -138,7 +138,7 @@ TEST(ShmTest, RankThatNeverComesIsNamed) {
 
 TEST(ShmTest, StoppedRankIsATimeoutThatNamesIt) {
   Processes processes(job_id("stopped"), 3, [](int rank) {
-    Communicator comm = Communicator::from_environment({.timeout = 3s});
+    Communicator comm = Communicator::from_environment({.timeout = 8s});
     ElasticBuffer buffer(comm);
     round_trip(buffer, 10);
     if (rank == 1) raise(SIGSTOP);

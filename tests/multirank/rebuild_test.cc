@@ -30,6 +30,10 @@ void expect_round_trip(const Communicator& comm) {
   }
 }
 
+// How long ranks are waited for that do not come. Much more than those that do may be apart, however busy the
+// machine.
+constexpr auto kPatience = 8s;
+
 class RebuildTest : public testing::TestWithParam<int> {};
 
 TEST_P(RebuildTest, RanksThatAreThereMakeAGroupInTheirOrder) {
@@ -46,7 +50,7 @@ TEST_P(RebuildTest, RanksThatAreThereMakeAGroupInTheirOrder) {
                  return;
                }
                EXPECT_THROW(comm.barrier(), TimeoutError);
-               Communicator group = comm.rebuild(1s);
+               Communicator group = comm.rebuild(kPatience);
                std::vector<int> expected(static_cast<std::size_t>(comm.num_ranks()));
                std::iota(expected.begin(), expected.end(), 0);
                std::erase(expected, lost);
@@ -55,10 +59,10 @@ TEST_P(RebuildTest, RanksThatAreThereMakeAGroupInTheirOrder) {
                expect_round_trip(group);
                if (++num_rebuilt == comm.num_ranks() - 1) rebuilt.set_value();
              },
-             {.timeout = 1s});
+             {.timeout = kPatience});
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, RebuildTest, testing::Values(2, 3, 7));
+INSTANTIATE_TEST_SUITE_P(Ranks, RebuildTest, testing::Values(2, 7));
 
 TEST(RebuildAgainTest, RanksThatEndedAreNotWaitedFor) {
   in_process(5,
