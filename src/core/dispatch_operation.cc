@@ -106,10 +106,13 @@ void DispatchOperation::run() {
 void DispatchOperation::agree_and_place() {
   ExchangeResult agreed = agree();
   if (!args_.handle) {
+    CountSummary counts = summarise_counts(agreed.counts, engine_.rank());
     const auto limits = limits_of(agreed);
-    if (!limits.empty() && exceeds_limits(agreed.counts, request_.shape, limits))
-      agreed = drop(agreed, limits);
-    attempt([&] { plan(agreed); });
+    if (!limits.empty() && exceeds_limits(counts, request_.shape, limits)) {
+      agreed = drop(counts, limits);
+      counts = summarise_counts(agreed.counts, engine_.rank());
+    }
+    attempt([&] { plan(agreed, counts); });
   }
   // Everybody knows everybody's counts, so all agree without a word whether a second exchange is needed.
   if (needs_counts() && !failure_ && !all_fit(agreed)) agreed = grow(agreed);
@@ -181,23 +184,23 @@ ExchangeMessage DispatchOperation::announce(std::span<const std::int32_t> counts
 }
 
 // Takes the pairs that do not fit out of the ids, as if they had never been there, and exchanges counts anew.
-ExchangeResult DispatchOperation::drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits) {
-  std::optional<RoutingCounts> counts;
+ExchangeResult DispatchOperation::drop(const CountSummary& counts, std::span<const std::int32_t> limits) {
+  std::optional<RoutingCounts> kept;
   return engine_.agreement.exchange({"dispatch: drops", sequence_number_}, [&] {
-    num_routed_tokens_ =
-        plan_receive(agreed.counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
+    num_routed_tokens_ = plan_receive(counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
     ids_ = ids_.clone();
-    drop_pairs(ids_.values<std::int64_t>(), agreed.counts, request_.shape, limits, engine_.rank());
-    counts = count_routing(view_of(ids_), request_.shape, engine_.rank());
-    return announce(counts->block());
+    drop_pairs(ids_.values<std::int64_t>(), counts, request_.shape, limits);
+    kept = count_routing(view_of(ids_), request_.shape, engine_.rank());
+    return announce(kept->block());
   });
 }
 
-void DispatchOperation::plan(const ExchangeResult& agreed) {
+void DispatchOperation::plan(const ExchangeResult& agreed, const CountSummary& counts) {
   DispatchState& state = *fresh_state_;
   const int num_max_tokens = agree_on_num_max_tokens(agreed);
-  plan_slots(agreed.counts);
-  state.receive_sizes = output_sizes(agreed);
+  // Receivers first: this checks that all rows fit 31 bits, on which senders rely.
+  state.receive_sizes = output_sizes(agreed, counts);
+  plan_slots(counts);
   // Without host sync the caller has the handle, and may be reading what it holds.
   if (!needs_counts()) return;
   state.num_max_tokens_per_rank = num_max_tokens;
@@ -205,20 +208,20 @@ void DispatchOperation::plan(const ExchangeResult& agreed) {
   state.is_planned = true;
 }
 
-void DispatchOperation::plan_slots(AllCounts counts) {
+void DispatchOperation::plan_slots(const CountSummary& counts) {
   DispatchState& state = *fresh_state_;
   keep_ids(state);
-  // Receivers first: this checks that all rows fit 31 bits, on which senders rely.
   state.receive = plan_receive(counts, request_.shape, engine_.rank());
-  state.send = plan_send(view_of(ids_), counts, request_.shape, engine_.rank());
+  state.send = plan_send(view_of(ids_), counts, request_.shape);
   state.num_dropped_tokens.assign(static_cast<std::size_t>(request_.shape.num_local_experts()), 0);
   for (std::size_t i = 0; i < num_routed_tokens_.size(); ++i) {
     state.num_dropped_tokens[i] = num_routed_tokens_[i] - state.receive.num_recv_tokens_per_expert[i];
   }
 }
 
-std::vector<ReceiveSize> DispatchOperation::output_sizes(const ExchangeResult& agreed) const {
-  if (needs_counts()) return plan_receive_sizes(agreed.counts, request_.shape);
+std::vector<ReceiveSize> DispatchOperation::output_sizes(const ExchangeResult& agreed,
+                                                         const CountSummary& counts) const {
+  if (needs_counts()) return plan_receive_sizes(counts, request_.shape);
   std::vector<ReceiveSize> sizes;
   for (const ExchangeHeader& header : agreed.headers) {
     sizes.push_back(
@@ -241,7 +244,8 @@ void DispatchOperation::route_nothing() {
   std::ranges::fill(ids_.values<std::int64_t>(), -1);
   num_routed_tokens_.clear();
   const RoutingCounts none(request_.shape);
-  plan_slots(std::vector(static_cast<std::size_t>(engine_.num_ranks()), none.block()));
+  const std::vector all(static_cast<std::size_t>(engine_.num_ranks()), none.block());
+  plan_slots(summarise_counts(all, engine_.rank()));
   fresh_state_->receive_sizes.assign(static_cast<std::size_t>(engine_.num_ranks()), {});
   complete();
 }

@@ -48,10 +48,10 @@ class DispatchOperation {
   ExchangeResult agree();
   void check_weights() const;
   ExchangeMessage announce(std::span<const std::int32_t> counts) const;
-  ExchangeResult drop(const ExchangeResult& agreed, std::span<const std::int32_t> limits);
-  void plan(const ExchangeResult& agreed);
-  void plan_slots(AllCounts counts);
-  std::vector<ReceiveSize> output_sizes(const ExchangeResult& agreed) const;
+  ExchangeResult drop(const CountSummary& counts, std::span<const std::int32_t> limits);
+  void plan(const ExchangeResult& agreed, const CountSummary& counts);
+  void plan_slots(const CountSummary& counts);
+  std::vector<ReceiveSize> output_sizes(const ExchangeResult& agreed, const CountSummary& counts) const;
   void keep_ids(DispatchState& state) const;
   void route_nothing();
 

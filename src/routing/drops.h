@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "routing/receive_layout.h"
+#include "routing/count_summary.h"
 #include "routing/routing_shape.h"
 
 namespace flexep {
@@ -12,9 +12,9 @@ namespace flexep {
 /// [R], the most rows that each rank's output may have; 0 = no limit.
 using RowLimits = std::span<const std::int32_t>;
 
-/// Whether some rank would receive more rows than its limit. The same answer on all ranks, which all know all
-/// counts.
-bool exceeds_limits(AllCounts counts, const RoutingShape& shape, RowLimits limits);
+/// Whether some rank would receive more rows than its limit. The same answer on all ranks, which all know the
+/// totals.
+bool exceeds_limits(const CountSummary& counts, const RoutingShape& shape, RowLimits limits);
 
 /// Sets the ids of this rank's pairs that do not fit to -1; what is left is routed as if they had never been
 /// there.
@@ -23,7 +23,7 @@ bool exceeds_limits(AllCounts counts, const RoutingShape& shape, RowLimits limit
 /// the largest number with which the aligned rows of all the rank's experts fit its limit. A function of the
 /// counts alone.
 /// @param ids  [T, K], validated; changed in place.
-void drop_pairs(std::span<std::int64_t> ids, AllCounts counts, const RoutingShape& shape, RowLimits limits,
-                int rank);
+void drop_pairs(std::span<std::int64_t> ids, const CountSummary& counts, const RoutingShape& shape,
+                RowLimits limits);
 
 }  // namespace flexep

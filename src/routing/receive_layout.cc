@@ -18,32 +18,29 @@ std::int32_t require_31_bits(std::int64_t num_rows, int rank) {
 
 }  // namespace
 
-ReceiveLayout plan_receive(AllCounts counts, const RoutingShape& shape, int rank) {
-  const auto num_local_experts = static_cast<std::size_t>(shape.num_local_experts());
+ReceiveLayout plan_receive(const CountSummary& counts, const RoutingShape& shape, int rank) {
+  const auto num_pairs = counts.pairs_of(rank, shape);
   ReceiveLayout layout;
-  layout.psum_num_recv_tokens_per_rank.resize(counts.size());
+  layout.psum_num_recv_tokens_per_rank.resize(counts.received.size());
   for (auto* per_expert : {&layout.num_recv_tokens_per_expert, &layout.num_aligned_recv_tokens_per_expert,
                            &layout.expert_start_rows, &layout.psum_num_recv_tokens_per_expert}) {
-    per_expert->resize(num_local_experts);
+    per_expert->resize(num_pairs.size());
   }
 
   // No entry exceeds the totals, so these are checked, in the end, and nothing else.
   std::int64_t num_tokens = 0;
-  for (std::size_t source = 0; source < counts.size(); ++source) {
-    num_tokens += counts[source][static_cast<std::size_t>(rank)];
+  for (std::size_t source = 0; source < counts.received.size(); ++source) {
+    num_tokens += counts.received[source];
     layout.psum_num_recv_tokens_per_rank[source] = static_cast<std::int32_t>(num_tokens);
   }
-  const auto first = static_cast<std::size_t>(shape.num_ranks + rank * shape.num_local_experts());
   std::int64_t start = 0;
-  for (std::size_t i = 0; i < num_local_experts; ++i) {
-    std::int64_t num_pairs = 0;
-    for (const auto source : counts) num_pairs += source[first + i];
-    const std::int64_t num_aligned = align_up(num_pairs, std::int64_t{shape.expert_alignment});
-    layout.num_recv_tokens_per_expert[i] = static_cast<std::int32_t>(num_pairs);
+  for (std::size_t i = 0; i < num_pairs.size(); ++i) {
+    const std::int64_t num_aligned = align_up(num_pairs[i], std::int64_t{shape.expert_alignment});
+    layout.num_recv_tokens_per_expert[i] = static_cast<std::int32_t>(num_pairs[i]);
     layout.num_aligned_recv_tokens_per_expert[i] = static_cast<std::int32_t>(num_aligned);
     layout.expert_start_rows[i] = static_cast<std::int32_t>(start);
     layout.psum_num_recv_tokens_per_expert[i] =
-        static_cast<std::int32_t>(start + (shape.do_expand ? num_pairs : num_aligned));
+        static_cast<std::int32_t>(start + (shape.do_expand ? num_pairs[i] : num_aligned));
     start += num_aligned;
   }
   layout.num_recv_tokens = require_31_bits(num_tokens, rank);
@@ -69,19 +66,13 @@ ReceiveSize bound_receive_size(const RoutingShape& shape, int num_max_tokens, in
   return {static_cast<int>(num_tokens), static_cast<int>(num_rows)};
 }
 
-std::vector<ReceiveSize> plan_receive_sizes(AllCounts counts, const RoutingShape& shape) {
+std::vector<ReceiveSize> plan_receive_sizes(const CountSummary& counts, const RoutingShape& shape) {
   std::vector<ReceiveSize> sizes(static_cast<std::size_t>(shape.num_ranks));
   for (int rank = 0; rank < shape.num_ranks; ++rank) {
-    std::int64_t num_tokens = 0;
-    for (const auto source : counts) num_tokens += source[static_cast<std::size_t>(rank)];
-    const auto first = static_cast<std::size_t>(shape.num_ranks + rank * shape.num_local_experts());
     std::int64_t num_expanded = 0;
-    for (std::size_t i = first; i < first + static_cast<std::size_t>(shape.num_local_experts()); ++i) {
-      std::int64_t num_pairs = 0;
-      for (const auto source : counts) num_pairs += source[i];
+    for (const std::int64_t num_pairs : counts.pairs_of(rank, shape))
       num_expanded += align_up(num_pairs, std::int64_t{shape.expert_alignment});
-    }
-    sizes[static_cast<std::size_t>(rank)] = {require_31_bits(num_tokens, rank),
+    sizes[static_cast<std::size_t>(rank)] = {require_31_bits(counts.num_tokens_to(rank), rank),
                                              require_31_bits(num_expanded, rank)};
   }
   return sizes;

@@ -15,29 +15,25 @@ struct Destination {
 };
 
 /// [R]. This source's tokens begin where those of the sources before it end.
-std::vector<Destination> first_slots(AllCounts counts, const RoutingShape& shape, int rank) {
+std::vector<Destination> first_slots(const CountSummary& counts, const RoutingShape& shape) {
   std::vector<Destination> destinations(static_cast<std::size_t>(shape.num_ranks));
-  for (const auto source : counts.first(static_cast<std::size_t>(rank))) {
-    for (std::size_t r = 0; r < destinations.size(); ++r) destinations[r].next_slot += source[r];
-  }
+  for (int rank = 0; rank < shape.num_ranks; ++rank)
+    destinations[static_cast<std::size_t>(rank)].next_slot =
+        static_cast<std::int32_t>(counts.num_tokens_before(rank));
   return destinations;
 }
 
 /// [E], the row of this source's first pair in the expanded layout of the expert's owner.
-std::vector<std::int32_t> first_expert_rows(AllCounts counts, const RoutingShape& shape, int rank) {
-  const auto num_ranks = static_cast<std::size_t>(shape.num_ranks);
-  const auto num_local_experts = static_cast<std::size_t>(shape.num_local_experts());
-  std::vector<std::int32_t> rows(static_cast<std::size_t>(shape.num_experts));
-  for (std::size_t first = 0; first < rows.size(); first += num_local_experts) {
-    std::int32_t start = 0;
-    for (std::size_t e = first; e < first + num_local_experts; ++e) {
-      const auto num_pairs_of = [&](AllCounts sources) {
-        std::int32_t num_pairs = 0;
-        for (const auto source : sources) num_pairs += source[num_ranks + e];
-        return num_pairs;
-      };
-      rows[e] = start + num_pairs_of(counts.first(static_cast<std::size_t>(rank)));
-      start += align_up(num_pairs_of(counts), shape.expert_alignment);
+std::vector<std::int32_t> first_expert_rows(const CountSummary& counts, const RoutingShape& shape) {
+  std::vector<std::int32_t> rows;
+  rows.reserve(static_cast<std::size_t>(shape.num_experts));
+  for (int rank = 0; rank < shape.num_ranks; ++rank) {
+    const auto num_pairs = counts.pairs_of(rank, shape);
+    const auto num_before = counts.pairs_before(rank, shape);
+    std::int64_t start = 0;
+    for (std::size_t i = 0; i < num_pairs.size(); ++i) {
+      rows.push_back(static_cast<std::int32_t>(start + num_before[i]));
+      start += align_up(num_pairs[i], std::int64_t{shape.expert_alignment});
     }
   }
   return rows;
@@ -69,7 +65,7 @@ void mark_last_of_owner(std::int64_t begin, std::int64_t end, const std::vector<
 
 }  // namespace
 
-SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape& shape, int rank) {
+SendPlan plan_send(const TopkIds& topk_idx, const CountSummary& counts, const RoutingShape& shape) {
   SendPlan plan{.num_tokens = topk_idx.num_tokens, .num_topk = topk_idx.num_topk};
   const std::size_t num_pairs = topk_idx.ids.size();
   plan.owner.assign(num_pairs, -1);
@@ -77,11 +73,11 @@ SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape
   plan.row.resize(num_pairs);
   plan.is_last_of_owner.assign(num_pairs, 0);
 
-  count_rows(counts[static_cast<std::size_t>(rank)], shape, plan);
+  count_rows(counts.own, shape, plan);
 
-  std::vector<Destination> destinations = first_slots(counts, shape, rank);
+  std::vector<Destination> destinations = first_slots(counts, shape);
   std::vector<std::int32_t> expert_row;  // the next one's of each expert; only the expanded layout has them
-  if (shape.do_expand) expert_row = first_expert_rows(counts, shape, rank);
+  if (shape.do_expand) expert_row = first_expert_rows(counts, shape);
   const auto owner_of_expert = shape.owners_of_experts();
 
   // No branch depends on where a token goes: that is random, and a misprediction costs more than all the

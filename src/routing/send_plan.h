@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "routing/receive_layout.h"
+#include "routing/count_summary.h"
 #include "routing/routing_shape.h"
 
 namespace flexep {
@@ -33,8 +33,8 @@ struct SendPlan {
   bool is_routed(std::size_t pair) const { return owner[pair] >= 0; }
 };
 
-/// Plans the sending of `rank`. `topk_idx` has been validated by count_routing, and `counts` holds its counts
-/// at `rank`. Cost: one pass over the ids, and O(R * (R + E)).
-SendPlan plan_send(const TopkIds& topk_idx, AllCounts counts, const RoutingShape& shape, int rank);
+/// Plans the sending of the rank whose summary `counts` is. `topk_idx` has been validated by count_routing,
+/// which gave counts.own. Cost: one pass over the ids, and O(R + E).
+SendPlan plan_send(const TopkIds& topk_idx, const CountSummary& counts, const RoutingShape& shape);
 
 }  // namespace flexep

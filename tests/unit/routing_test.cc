@@ -38,6 +38,8 @@ struct Counts {
       : source0(count_routing(topk(kIds0), s, 0)), source1(count_routing(topk(kIds1), s, 1)) {
     all = {source0.block(), source1.block()};
   }
+
+  CountSummary of(int rank) const { return summarise_counts(all, rank); }
 };
 
 Ints to_vector(std::span<const std::int32_t> values) {
@@ -50,12 +52,29 @@ TEST(RoutingTest, CountsTokensOncePerRankAndPairsPerExpert) {
   EXPECT_EQ(to_vector(counts.source1.block()), (Ints{0, 1, 0, 0, 1, 1}));
 }
 
+TEST(RoutingTest, SummaryHoldsSumsBeforeARankAndOverAll) {
+  const Counts counts(shape(false));
+  const CountSummary summary = counts.of(1);
+  EXPECT_EQ(summary.before, (std::vector<std::int64_t>{2, 2, 2, 1, 1, 1}));
+  EXPECT_EQ(summary.total, (std::vector<std::int64_t>{2, 3, 2, 1, 2, 2}));
+  EXPECT_EQ(summary.received, (Ints{2, 1})) << "tokens for rank 1";
+  EXPECT_EQ(summary.own, (Ints{0, 1, 0, 0, 1, 1}));
+  EXPECT_EQ(counts.of(0).before, std::vector<std::int64_t>(6));
+}
+
+TEST(RoutingTest, RowsBeyond31BitsAreRefusedWhoeverReceivesThem) {
+  const std::vector<std::int32_t> half = {1 << 30, 1 << 30, 1 << 30, 0, 0, 0};
+  const std::vector<std::span<const std::int32_t>> all = {half, half};
+  EXPECT_THROW(plan_receive_sizes(summarise_counts(all, 0), shape(false)), InvalidArgument);
+  EXPECT_THROW(plan_receive(summarise_counts(all, 1), shape(false), 1), InvalidArgument);
+}
+
 TEST(RoutingTest, CompactRowsFollowSourceRankAndToken) {
   const Counts counts(shape(false));
-  const auto receive = plan_receive(counts.all, shape(false), 1);
+  const auto receive = plan_receive(counts.of(1), shape(false), 1);
   EXPECT_EQ(receive.num_recv_tokens, 3);
   EXPECT_EQ(receive.psum_num_recv_tokens_per_rank, (Ints{2, 3}));
-  const auto send0 = plan_send(topk(kIds0), counts.all, shape(false), 0);
+  const auto send0 = plan_send(topk(kIds0), counts.of(0), shape(false));
   EXPECT_EQ(send0.owner, (Ints{0, 1, 0, 0, -1, 1}));
   EXPECT_EQ(send0.row[0], 0);  // token 0 at rank 0
   EXPECT_EQ(send0.row[1], 0);  // token 0 at rank 1
@@ -64,20 +83,20 @@ TEST(RoutingTest, CompactRowsFollowSourceRankAndToken) {
   EXPECT_EQ(send0.row[5], 1);  // token 2 at rank 1
   EXPECT_EQ(send0.is_last_of_owner, (std::vector<std::uint8_t>{1, 1, 0, 1, 0, 1}));
   EXPECT_EQ(send0.num_rows_per_rank, (Ints{2, 2}));
-  const auto send1 = plan_send(topk(kIds1), counts.all, shape(false), 1);
+  const auto send1 = plan_send(topk(kIds1), counts.of(1), shape(false));
   EXPECT_EQ(send1.row, (Ints{2, 2}));
 }
 
 TEST(RoutingTest, ExpandedRowsFollowExpertThenSourceAndStartAligned) {
   const RoutingShape aligned = shape(true, 4);
   const Counts counts(aligned);
-  const auto receive = plan_receive(counts.all, aligned, 1);
+  const auto receive = plan_receive(counts.of(1), aligned, 1);
   EXPECT_EQ(receive.num_recv_tokens_per_expert, (Ints{2, 2}));
   EXPECT_EQ(receive.num_aligned_recv_tokens_per_expert, (Ints{4, 4}));
   EXPECT_EQ(receive.expert_start_rows, (Ints{0, 4}));
   EXPECT_EQ(receive.psum_num_recv_tokens_per_expert, (Ints{2, 6}));
   EXPECT_EQ(receive.num_expanded_tokens, 8);
-  const auto send0 = plan_send(topk(kIds0), counts.all, aligned, 0);
+  const auto send0 = plan_send(topk(kIds0), counts.of(0), aligned);
   EXPECT_EQ(send0.row[0], 0);  // expert 0, first
   EXPECT_EQ(send0.row[3], 1);  // expert 0, second
   EXPECT_EQ(send0.row[2], 4);  // expert 1 starts at the alignment
@@ -85,7 +104,7 @@ TEST(RoutingTest, ExpandedRowsFollowExpertThenSourceAndStartAligned) {
   EXPECT_EQ(send0.row[5], 4);  // expert 3 = local 1 of rank 1
   EXPECT_EQ(send0.num_rows_per_rank, (Ints{3, 2}));
   EXPECT_EQ(send0.num_tokens_per_rank, (Ints{2, 2}));
-  const auto send1 = plan_send(topk(kIds1), counts.all, aligned, 1);
+  const auto send1 = plan_send(topk(kIds1), counts.of(1), aligned);
   EXPECT_EQ(send1.row, (Ints{5, 1}));
 }
 
@@ -108,14 +127,14 @@ TEST(RoutingTest, BadIdsAreNamed) {
 std::vector<std::int64_t> kept_of(int rank, const RoutingShape& s, const std::vector<std::int32_t>& limits) {
   const Counts counts(s);
   auto ids = rank == 0 ? kIds0 : kIds1;
-  drop_pairs(ids, counts.all, s, limits, rank);
+  drop_pairs(ids, counts.of(rank), s, limits);
   return ids;
 }
 
 TEST(DropTest, CompactOutputKeepsItsFirstRows) {
   // Rank 1 receives tokens 0 and 2 of rank 0 and token 0 of rank 1; two fit.
-  EXPECT_TRUE(exceeds_limits(Counts(shape(false)).all, shape(false), std::vector<std::int32_t>{0, 2}));
-  EXPECT_FALSE(exceeds_limits(Counts(shape(false)).all, shape(false), std::vector<std::int32_t>{2, 3}));
+  EXPECT_TRUE(exceeds_limits(Counts(shape(false)).of(0), shape(false), std::vector<std::int32_t>{0, 2}));
+  EXPECT_FALSE(exceeds_limits(Counts(shape(false)).of(0), shape(false), std::vector<std::int32_t>{2, 3}));
   EXPECT_EQ(kept_of(0, shape(false), {0, 2}), kIds0);
   EXPECT_EQ(kept_of(1, shape(false), {0, 2}), (std::vector<std::int64_t>{-1, -1}));
 }
