@@ -72,6 +72,15 @@ TEST_F(BenchTest, WritesWhatItMeasured) {
   EXPECT_GT(result["bytes_written"], result["link_bytes"]);
 }
 
+TEST_F(BenchTest, ARoundTripIsComparedWithABarrierAndTheCopies) {
+  const json run = results_of({"--ops", "dispatch,round_trip"});
+  EXPECT_TRUE(run["results"][0]["round_trip_over_barrier_and_copies"].is_null());
+  const json& result = run["results"][1];
+  EXPECT_DOUBLE_EQ(result["round_trip_over_barrier_and_copies"],
+                   result["median_us"].get<double>() / result["barrier_and_copies_us"].get<double>());
+  EXPECT_GT(result["floor_us"], 0) << "the copies alone";
+}
+
 TEST_F(BenchTest, EveryLayoutInputAndTransportIsVerified) {
   for (const char* transport : {"shm", "in_process"}) {
     for (const char* layout : {"compact", "expanded"}) {

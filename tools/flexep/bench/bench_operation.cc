@@ -71,6 +71,12 @@ class RoundTrip final : public BenchOperation {
     rank_.run_dispatch_floor();
     rank_.floor->combine();
   }
+  bool meets_in_the_middle() const override { return true; }
+  void run_barrier_and_copies() override {
+    rank_.run_dispatch_floor();
+    rank_.comm.barrier();
+    rank_.floor->combine();
+  }
   void run_baseline() override {
     rank_.baseline->dispatch(rank_.x);
     rank_.baseline->combine();

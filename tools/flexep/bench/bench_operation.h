@@ -58,6 +58,10 @@ class BenchOperation {
   /// Whether there is something to compare it with.
   virtual bool has_floor() const { return true; }
   virtual void run_floor() {}
+  /// For an operation whose ranks have to meet in its middle: the floor's copies, and a barrier where they
+  /// meet.
+  virtual bool meets_in_the_middle() const { return false; }
+  virtual void run_barrier_and_copies() {}
   virtual void run_baseline() {}
 };
 

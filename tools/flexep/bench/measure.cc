@@ -11,6 +11,7 @@ namespace {
 struct OperationSamples {
   Samples operation;
   Samples floor;
+  Samples barrier_and_copies;
   Samples baseline;
 };
 
@@ -67,6 +68,9 @@ void run_iteration(BenchRank& rank, BenchOperation& operation, OperationSamples&
   operation.discard();
   if (!operation.has_floor()) return;
   samples.floor.push_back(timed(rank.comm, [&] { operation.run_floor(); }));
+  if (operation.meets_in_the_middle()) {
+    samples.barrier_and_copies.push_back(timed(rank.comm, [&] { operation.run_barrier_and_copies(); }));
+  }
   if (rank.baseline) {
     samples.baseline.push_back(timed(rank.comm, [&] { operation.run_baseline(); }));
   }
@@ -77,6 +81,7 @@ BenchResult summarise(BenchRank& rank, BenchOperation& operation, const Operatio
   BenchResult result{.op = std::string(operation.name()), .num_sms = rank.handle.num_sms()};
   result.times = *summarise(rank.comm, samples.operation, num_warmups);
   result.floor = summarise(rank.comm, samples.floor, num_warmups);
+  result.barrier_and_copies = summarise(rank.comm, samples.barrier_and_copies, num_warmups);
   result.baseline = summarise(rank.comm, samples.baseline, num_warmups);
   if (operation.name() != "baseline_alltoallv") result.bytes = counters_of_one_run(rank, operation);
   return result;

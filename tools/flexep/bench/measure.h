@@ -17,6 +17,7 @@ struct BenchResult {
   int num_sms = 0;
   Times times;
   std::optional<Times> floor;
+  std::optional<Times> barrier_and_copies;  ///< of an operation whose ranks meet in its middle
   std::optional<Times> baseline;
   std::optional<OperationCounters> bytes;
   bool verified = false;

@@ -37,6 +37,11 @@ double fraction_of_floor(const BenchResult& result) {
   return result.floor->median_us / result.times.median_us;
 }
 
+/// Of a round trip; the inverse of a fraction, since what is asked is stated so.
+double over_barrier_and_copies(const BenchResult& result) {
+  return result.times.median_us / result.barrier_and_copies->median_us;
+}
+
 Json median_or_null(const std::optional<Times>& times) {
   return times ? Json(times->median_us) : Json();
 }
@@ -67,6 +72,9 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"cpu_us", result.times.cpu_us},
           {"floor_us", median_or_null(result.floor)},
           {"fraction_of_floor", result.floor ? Json(fraction_of_floor(result)) : Json()},
+          {"barrier_and_copies_us", median_or_null(result.barrier_and_copies)},
+          {"round_trip_over_barrier_and_copies",
+           result.barrier_and_copies ? Json(over_barrier_and_copies(result)) : Json()},
           {"baseline_us", median_or_null(result.baseline)},
           {"bytes_read", bytes(&OperationCounters::bytes_read)},
           {"bytes_written", bytes(&OperationCounters::bytes_written)},
@@ -117,6 +125,11 @@ void print_table(const BenchOptions& options, const std::vector<BenchResult>& re
                number_or_dash(result.times.p99_us, 1), number_or_dash(result.times.min_us, 1),
                number_or_dash(floor, 1), number_or_dash(fraction, 2), number_or_dash(baseline, 1),
                number_or_dash(speedup, 2), result.verified ? "yes" : "NO");
+  }
+  for (const BenchResult& result : results) {
+    if (!result.barrier_and_copies) continue;
+    fmt::print("{}: {:.2f} times a barrier and the copies ({:.1f} us)\n", result.op,
+               over_barrier_and_copies(result), result.barrier_and_copies->median_us);
   }
   const BenchResult* checks = find_op(results, "checks");
   const BenchResult* dispatch = find_op(results, "dispatch");
