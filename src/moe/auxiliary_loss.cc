@@ -2,11 +2,10 @@
 #include "moe/auxiliary_loss.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 
+#include "moe/balancing_loss.h"
 #include "moe/rows.h"
-#include "moe/score_functions.h"
+#include "moe/z_loss.h"
 
 namespace flexep::moe {
 namespace {
@@ -19,46 +18,6 @@ bool has_balancing_loss(const MoeConfig& config) {
 
 bool is_by_sequence(const MoeConfig& config) {
   return config.moe_router_load_balancing_type == RouterLoadBalancing::kSeqAuxLoss;
-}
-
-template <typename T>
-std::vector<T> shares_of(const MoeConfig& config, std::span<const T> scores) {
-  std::vector<T> shares(scores.begin(), scores.end());
-  if (has_score_sum(score_rule(config))) normalise<T>(shares);
-  return shares;
-}
-
-template <typename T>
-double log_sum_exp(std::span<const T> logits) {
-  const T largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const T logit : logits) sum += std::exp(static_cast<double>(logit - largest));
-  return static_cast<double>(largest) + std::log(sum);
-}
-
-// Sums over this rank's tokens, one row [2E] for each sequence or for all: shares of score, then pairs.
-template <typename T>
-Tensor sum_by_sequence(const MoeConfig& config, const ChosenExperts& chosen, std::int64_t num_sequences) {
-  const auto num_experts = static_cast<std::size_t>(config.num_moe_experts);
-  Tensor sums = Tensor::zeros({num_sequences, 2 * config.num_moe_experts}, DType::kFloat64);
-  for (std::int64_t t = 0; t < chosen.scores.size(0); ++t) {
-    const auto row = row_of<double>(sums, t % num_sequences);
-    const auto shares = shares_of<T>(config, row_of<T>(chosen.scores, t));
-    for (std::size_t e = 0; e < num_experts; ++e) row[e] += static_cast<double>(shares[e]);
-    for (const std::int64_t expert : row_of<std::int64_t>(chosen.topk_idx, t))
-      row[num_experts + static_cast<std::size_t>(expert)] += 1;
-  }
-  return sums;
-}
-
-// coeff * E * sum_e f_e * P_e over one set of tokens; sets its slopes [E].
-double balancing_loss(const MoeConfig& config, std::span<const double> share_sums,
-                      std::span<const double> load, double num_tokens, std::span<double> slopes) {
-  const double num_pairs = std::accumulate(load.begin(), load.end(), 0.0);
-  if (num_tokens == 0 || num_pairs == 0) return 0;
-  const double scale = config.moe_aux_loss_coeff * config.num_moe_experts / num_pairs / num_tokens;
-  std::transform(load.begin(), load.end(), slopes.begin(), [scale](double pairs) { return scale * pairs; });
-  return std::inner_product(slopes.begin(), slopes.end(), share_sums.begin(), 0.0);
 }
 
 // One loss over the tokens of all ranks, its load counted over earlier microbatches too when there are any.
@@ -99,11 +58,7 @@ AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const 
   const std::int64_t num_sequences = is_by_sequence(config) ? input.num_sequences : 1;
   const Tensor sums = sum_by_sequence<T>(config, routed.chosen, num_sequences);
   const Tensor slopes = Tensor::zeros({num_sequences, config.num_moe_experts}, DType::kFloat64);
-  double squares = 0;
-  for (std::int64_t t = 0; t < num_tokens; ++t) {
-    const double lse = log_sum_exp<T>(row_of<T>(routed.logits, t));
-    squares += lse * lse;
-  }
+  const double squares = sum_of_squared_log_sums<T>(routed.logits);
   // [E] shares, [E] pairs, then tokens, squares, sequences, losses of sequences.
   const auto num_experts = static_cast<std::size_t>(config.num_moe_experts);
   Sums totals(2 * num_experts);
@@ -137,43 +92,9 @@ AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const 
   return result;
 }
 
-template <typename T>
-Tensor load_balancing_backward(const MoeConfig& config, const RouterContext& context, double grad_loss) {
-  Tensor grad = Tensor::zeros(context.scores.shape(), context.scores.dtype());
-  if (!context.share_slopes) return grad;
-  for (std::int64_t t = 0; t < grad.size(0); ++t) {
-    const auto slopes = row_of<double>(context.share_slopes, t % context.share_slopes.size(0));
-    std::vector<T> grad_shares(slopes.size());
-    std::transform(slopes.begin(), slopes.end(), grad_shares.begin(),
-                   [grad_loss](double slope) { return static_cast<T>(grad_loss * slope); });
-    const auto row = row_of<T>(grad, t);
-    if (has_score_sum(score_rule(config)))
-      normalise_backward<T>(row_of<T>(context.scores, t), grad_shares, row);
-    else
-      std::copy(grad_shares.begin(), grad_shares.end(), row.begin());
-  }
-  return grad;
-}
-
-template <typename T>
-void z_loss_backward(const RouterContext& context, double grad_loss, const Tensor& grad_logits) {
-  if (!context.logits) return;
-  for (std::int64_t t = 0; t < grad_logits.size(0); ++t) {
-    const auto logits = row_of<T>(context.logits, t);
-    const double lse = log_sum_exp<T>(logits);
-    for (std::size_t e = 0; e < logits.size(); ++e)
-      row_of<T>(grad_logits, t)[e] += static_cast<T>(grad_loss * context.z_slope * 2 * lse *
-                                                     std::exp(static_cast<double>(logits[e]) - lse));
-  }
-}
-
 template AuxiliaryLoss auxiliary_loss<float>(const MoeConfig&, Communicator&, const RoutedTokensOfRank&,
                                              const RouterInput&);
 template AuxiliaryLoss auxiliary_loss<double>(const MoeConfig&, Communicator&, const RoutedTokensOfRank&,
                                               const RouterInput&);
-template Tensor load_balancing_backward<float>(const MoeConfig&, const RouterContext&, double);
-template Tensor load_balancing_backward<double>(const MoeConfig&, const RouterContext&, double);
-template void z_loss_backward<float>(const RouterContext&, double, const Tensor&);
-template void z_loss_backward<double>(const RouterContext&, double, const Tensor&);
 
 }  // namespace flexep::moe

@@ -26,20 +26,11 @@ struct AuxiliaryLoss {
 struct RoutedTokensOfRank {
   Tensor logits;  ///< [T, E]
   ChosenExperts chosen;
-  std::vector<std::int64_t> tokens_per_expert;  ///< [E], pairs that this rank routed
 };
 
 /// Collective when the configuration has a loss. @tparam T type of logits and scores, float or double.
 template <typename T>
 AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const RoutedTokensOfRank& routed,
                              const RouterInput& input);
-
-/// The gradient of the scores [T, E] through the load-balancing loss; zeros without it. Local.
-template <typename T>
-Tensor load_balancing_backward(const MoeConfig& config, const RouterContext& context, double grad_loss);
-
-/// Adds the gradient of the logits through the z-loss. Local.
-template <typename T>
-void z_loss_backward(const RouterContext& context, double grad_loss, const Tensor& grad_logits);
 
 }  // namespace flexep::moe

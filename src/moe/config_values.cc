@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include "flexep/moe/moe_config.h"
 
 namespace flexep::moe {
@@ -47,6 +49,13 @@ std::vector<std::string> MoeConfig::warnings() const {
           "moe_hybridep_num_sms is deprecated: name moe_flex_dispatcher_num_sms instead");
   warn_if(moe_router_padding_for_fp8,
           "moe_router_padding_for_fp8 is deprecated: name moe_router_padding_for_quantization instead");
+  const auto warn_if_unused = [&](bool is_set, const char* name) {
+    if (is_set) all.push_back(fmt::format("{} changes nothing: rows are stored where they belong", name));
+  };
+  warn_if_unused(moe_hybridep_num_blocks_permute.has_value(), "moe_hybridep_num_blocks_permute");
+  warn_if_unused(moe_hybridep_num_blocks_unpermute.has_value(), "moe_hybridep_num_blocks_unpermute");
+  warn_if_unused(moe_hybridep_num_sms_preprocessing != MoeConfig().moe_hybridep_num_sms_preprocessing,
+                 "moe_hybridep_num_sms_preprocessing");
   warn_if(fp8 != Fp8Format::kNone, "fp8 decides only how rows are padded: experts compute in params_dtype");
   warn_if(fp4 != Fp4Format::kNone, "fp4 decides only how rows are padded: experts compute in params_dtype");
   return all;

@@ -4,6 +4,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 namespace flexep::moe {
@@ -31,11 +32,28 @@ void multiply_with(Gemm gemm, const Factor& a, const Factor& b, const Tensor& ou
        stride_of(a.matrix), b.matrix.data<T>(), stride_of(b.matrix), T{0}, out.data<T>(), stride_of(out));
 }
 
+thread_local double seconds = 0;
+
+// Adds what passes during its life to `seconds`.
+class GemmClock {
+ public:
+  ~GemmClock() { seconds += std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
 }  // namespace
+
+double seconds_in_gemms() {
+  return seconds;
+}
 
 void multiply(const Factor& a, const Factor& b, const Tensor& out) {
   use_one_thread();
   if (out.num_elements() == 0) return;
+  const GemmClock clock;
   if (a.columns() == 0) {
     std::memset(out.data(), 0, out.num_bytes());
     return;

@@ -26,4 +26,7 @@ inline Factor transposed(const Tensor& matrix) {
 /// and values. The first call sets OpenBLAS to one thread for the whole process.
 void multiply(const Factor& a, const Factor& b, const Tensor& out);
 
+/// Seconds that the calling thread has spent in multiply.
+double seconds_in_gemms();
+
 }  // namespace flexep::moe

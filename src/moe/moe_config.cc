@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/check.h"
+#include "moe/config_rules.h"
 
 namespace flexep::moe {
 namespace {
@@ -50,6 +51,12 @@ Json value_of(const MoeOption& option, const std::string& text) {
 }
 
 }  // namespace
+
+void MoeConfig::validate() const {
+  check_model_options(*this);
+  check_router_options(*this);
+  check_dispatcher_options(*this);
+}
 
 MoeConfig MoeConfig::from_json(std::string_view text) {
   const auto json = Json::parse(text, nullptr, /*allow_exceptions=*/false);

@@ -5,16 +5,18 @@
 #include <chrono>
 
 #include "common/check.h"
+#include "moe/budgeted_dispatch.h"
 #include "moe/config_agreement.h"
 #include "moe/counter_random.h"
 #include "moe/expert_permutation.h"
 #include "moe/flatten.h"
 #include "moe/floating.h"
+#include "moe/gemm.h"
 #include "moe/initial_parameters.h"
+#include "moe/layer_arguments.h"
 #include "moe/probs_on_input.h"
 #include "moe/projection.h"
 #include "moe/rank_agreement.h"
-#include "moe/routing_replay.h"
 #include "moe/shared_expert.h"
 
 namespace flexep::moe {
@@ -29,25 +31,20 @@ auto timed(double& total, Step&& step) {
   return result;
 }
 
+// The same for a step of the router, whose matrix products are counted apart, too.
+template <typename Step>
+auto timed_router(MoeSeconds& seconds, Step&& step) {
+  const double gemms_before = seconds_in_gemms();
+  auto result = timed(seconds.router, std::forward<Step>(step));
+  seconds.router_gemms += seconds_in_gemms() - gemms_before;
+  return result;
+}
+
 // Ranks agree on the configuration before any of them judges it, so that a bad one is an error on all.
 const MoeConfig& checked(const MoeConfig& config, ExpertParallelGroup& group, std::uint64_t seed) {
   require_agreement(group.comm(), config, seed);
   config.validate();
   return config;
-}
-
-void check_dtype(const MoeConfig& config, DType dtype) {
-  const bool is_double = config.params_dtype == DType::kFloat64;
-  require_argument(is_summable(dtype) && (dtype == DType::kFloat64) == is_double, "hidden",
-                   "with params_dtype {} hidden must be {}, not {}", name_of(config.params_dtype),
-                   is_double ? "fp64" : "bf16, fp16 or fp32", name_of(dtype));
-}
-
-void check_forward(const MoeConfig& config, const Tensor& hidden, const MoeForwardOptions& options) {
-  const Tensor flat = flatten_tokens(hidden, config.hidden_size);
-  check_dtype(config, hidden.dtype());
-  check_expert_permutation(options.expert_permutation, config.num_moe_experts);
-  check_replay(config, flat.size(0), options.replay_topk_idx);
 }
 
 // B of hidden [S, B, H].
@@ -63,48 +60,10 @@ std::unique_ptr<SharedExpertForward> make_shared_expert(const MoeConfig& config,
                                                config.moe_shared_expert_overlap);
 }
 
-MoeConfig without_budget(MoeConfig config) {
-  config.moe_expert_rank_capacity_factor.reset();
-  config.moe_paged_stash = false;
-  return config;
-}
-
-bool any_rank(Communicator& comm, bool mine) {
-  bool any = false;
-  for (const char theirs : comm.all_gather(static_cast<char>(mine ? 1 : 0))) any = any || theirs != 0;
-  return any;
-}
-
 // The backward of project, or of nothing where there is no weight.
 ProjectionGradients project_back(const Tensor& rows, const Tensor& weight, const Gradient<Tensor>& grad) {
   if (!weight) return {.rows = grad, .weight = Tensor()};
   return project_backward(rows, weight, grad);
-}
-
-// One microbatch at its experts.
-struct Dispatched {
-  std::unique_ptr<TokenDispatcher> dispatcher;
-  GroupedTokens grouped;
-};
-
-Dispatched dispatch(const MoeConfig& config, const std::shared_ptr<ExpertParallelGroup>& group,
-                    const Tokens& tokens, const Tensor& routing_map, double& seconds) {
-  return timed(seconds, [&]() -> Dispatched {
-    auto dispatcher = make_token_dispatcher(config, group);
-    const auto local = dispatcher->dispatch_preprocess(tokens, routing_map);
-    auto grouped = dispatcher->dispatch_postprocess(dispatcher->token_dispatch(local, kSynchronous));
-    return {.dispatcher = std::move(dispatcher), .grouped = std::move(grouped)};
-  });
-}
-
-// moe_paged_stash: what went over the budget on any rank is dispatched again without one, on all of them.
-Dispatched dispatch_within_budget(const MoeConfig& config, const std::shared_ptr<ExpertParallelGroup>& group,
-                                  const Tokens& tokens, const Tensor& routing_map, double& seconds) {
-  auto dispatched = dispatch(config, group, tokens, routing_map, seconds);
-  const auto over_budget = dispatched.dispatcher->check_over_budget();
-  if (!config.moe_paged_stash || !over_budget || !any_rank(group->comm(), *over_budget)) return dispatched;
-  group->reset_over_budget();
-  return dispatch(without_budget(config), group, tokens, routing_map, seconds);
 }
 
 }  // namespace
@@ -112,6 +71,7 @@ Dispatched dispatch_within_budget(const MoeConfig& config, const std::shared_ptr
 struct MoeContext::State {
   std::vector<int> expert_permutation;
   Shape hidden_shape;
+  DType hidden_dtype;
   Tensor rows;            // [T, H], what latent.down took; no tensor without
   Tensor latent_output;   // [T, L], what latent.up took; no tensor without
   GroupedTokens grouped;  // what apply_probs took; empty without
@@ -167,18 +127,20 @@ void MoeLayer::update_expert_bias() {
 }
 
 MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& options) {
-  check_on_all_ranks(group_->comm(), [&] { check_forward(config_, hidden, options); });
+  check_on_all_ranks(group_->comm(), [&] { check_forward_arguments(config_, hidden, options); });
   const auto& permutation = options.expert_permutation;
   const Tensor rows = flatten_tokens(hidden, config_.hidden_size);
-  auto routed = timed(seconds_.router, [&] { return route(rows, num_sequences_of(hidden), options); });
+  auto routed = timed_router(seconds_, [&] { return route(rows, num_sequences_of(hidden), options); });
 
   const auto shared_expert = make_shared_expert(config_, parameters_, rows);
   if (shared_expert) shared_expert->begin_fc1();
   const bool is_latent = config_.moe_latent_size.has_value();
   const Tensor sent = is_latent ? project(rows, parameters_.latent.down) : rows;
-  auto [dispatcher, grouped] = dispatch_within_budget(
-      config_, group_, {.hidden = sent, .probs = permute_experts(routed.probs, permutation)},
-      permute_experts(routed.routing_map, permutation), seconds_.dispatch);
+  auto [dispatcher, grouped] = timed(seconds_.dispatch, [&] {
+    return dispatch_within_budget(config_, group_,
+                                  {.hidden = sent, .probs = permute_experts(routed.probs, permutation)},
+                                  permute_experts(routed.routing_map, permutation));
+  });
 
   const bool on_input = config_.moe_apply_probs_on_input;
   auto experts = timed(seconds_.experts, [&, &dispatcher = dispatcher, &grouped = grouped] {
@@ -199,6 +161,7 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
   auto state = std::make_unique<MoeContext::State>(
       MoeContext::State{.expert_permutation = permutation,
                         .hidden_shape = hidden.shape(),
+                        .hidden_dtype = hidden.dtype(),
                         .rows = is_latent ? rows : Tensor(),
                         .latent_output = is_latent ? sums : Tensor(),
                         .grouped = on_input ? grouped : GroupedTokens(),
@@ -217,14 +180,13 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
 }
 
 MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& grads) {
-  auto& state = context.state();
-  auto& dispatcher = *state.dispatcher;
   const Tensor& grad_output = grads.output;
   check_on_all_ranks(group_->comm(), [&] {
-    require_argument(grad_output.shape() == state.hidden_shape, "output",
-                     "the gradient of a MoE layer's output must be {}, not {}", state.hidden_shape,
-                     grad_output.shape());
+    require_argument(context.has_state(), "context", "the context has been used: a forward has one backward");
+    check_backward_arguments(context.state().hidden_shape, context.state().hidden_dtype, grad_output);
   });
+  auto& state = context.state();
+  auto& dispatcher = *state.dispatcher;
   const Tensor grad_rows = flatten_tokens(grad_output, config_.hidden_size);
 
   SharedExpertBackward shared_expert(config_, parameters_.shared_expert, state.shared_expert, grad_rows);
@@ -247,7 +209,7 @@ MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& gr
     return dispatcher.dispatch_preprocess_backward(dispatcher.token_dispatch_backward(received));
   });
   const auto down = project_back(state.rows, parameters_.latent.down, tokens.hidden);
-  const auto router = timed(seconds_.router, [&] {
+  const auto router = timed_router(seconds_, [&] {
     return router_backward(
         config_, parameters_.router_weight, state.router,
         {.probs = unpermute_experts(tokens.probs, state.expert_permutation), .aux_loss = grads.aux_loss});

@@ -79,6 +79,10 @@ OptionCodec<T> choice_codec(const Choices<T>& choices) {
   return {.type = OptionType::kChoice, .parse = parse, .format = format};
 }
 
+inline OptionCodec<DType> floating_type_codec() {
+  return choice_codec<DType>({{"fp32", DType::kFloat32}, {"fp64", DType::kFloat64}});
+}
+
 /// "none", or what `codec` says.
 template <typename T>
 OptionCodec<std::optional<T>> optional_codec(const OptionCodec<T>& codec) {

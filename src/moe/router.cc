@@ -3,12 +3,14 @@
 
 #include "common/check.h"
 #include "moe/auxiliary_loss.h"
+#include "moe/balancing_loss.h"
 #include "moe/floating.h"
 #include "moe/gemm.h"
 #include "moe/router_probs.h"
 #include "moe/router_random.h"
 #include "moe/routing_replay.h"
 #include "moe/topk.h"
+#include "moe/z_loss.h"
 
 namespace flexep::moe {
 namespace {
@@ -73,8 +75,7 @@ RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor&
   const auto chosen = choose_experts<T>(
       config, logits, {.expert_bias = input.expert_bias, .replay_topk_idx = input.replay_topk_idx});
   const auto counts = count_tokens_per_expert(chosen.topk_idx, num_experts);
-  auto losses = auxiliary_loss<T>(config, comm,
-                                  {.logits = logits, .chosen = chosen, .tokens_per_expert = counts}, input);
+  auto losses = auxiliary_loss<T>(config, comm, {.logits = logits, .chosen = chosen}, input);
   const auto routing = drop_tokens(
       config, {.probs = scatter_columns(scale<T>(chosen.topk_probs, config.moe_router_topk_scaling_factor),
                                         chosen.topk_idx, num_experts),

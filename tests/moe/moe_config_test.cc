@@ -123,11 +123,56 @@ TEST(MoeConfigTest, NullIsNoneWhereThereIsNone) {
             "moe_router_topk");
 }
 
-TEST(MoeConfigTest, TextThatDoesNotParseNamesTheOption) {
+// What is said when the option is given as "2x".
+std::string message_for_bad_text(const MoeOption& option) {
+  switch (option.type) {
+    case OptionType::kInteger:
+      return fmt::format("{} must be an integer, not \"2x\"", option.name);
+    case OptionType::kNumber:
+      return fmt::format("{} must be a number, not \"2x\"", option.name);
+    case OptionType::kBoolean:
+      return fmt::format("{} must be true or false, not \"2x\"", option.name);
+    case OptionType::kChoice:
+      break;
+  }
+  return fmt::format("{} must be one of ", option.name);
+}
+
+TEST(MoeConfigTest, TextThatDoesNotParseNamesTheOptionAndWhatIsLegal) {
   for (const auto& option : moe_options()) {
     MoeConfig config;
-    EXPECT_EQ(rejected_argument([&] { option.set(config, "2x"); }), option.name);
+    try {
+      option.set(config, "2x");
+      ADD_FAILURE() << option.name << " took 2x";
+    } catch (const InvalidArgument& error) {
+      const std::string message = error.what(), expected = message_for_bad_text(option);
+      EXPECT_EQ(error.argument(), option.name);
+      EXPECT_EQ(message.substr(0, expected.size()), expected);
+      if (option.type != OptionType::kChoice) {
+        EXPECT_EQ(message, expected);
+      } else if (!option.may_be_none) {
+        EXPECT_NE(message.find(option.get({})), std::string::npos) << message;
+      }
+    }
   }
+}
+
+TEST(MoeConfigTest, AnUnknownDispatcherOrBackendIsToldWhichThereAre) {
+  const auto message_of = [](const char* name) {
+    MoeConfig config;
+    try {
+      option_named(name).set(config, "pigeon");
+    } catch (const InvalidArgument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message_of("moe_token_dispatcher_type"),
+            "moe_token_dispatcher_type must be one of allgather, alltoall, flex, not \"pigeon\"");
+  EXPECT_EQ(message_of("moe_flex_dispatcher_backend"),
+            "moe_flex_dispatcher_backend must be one of deepep, deepepv2, hybridep, ncclep, not \"pigeon\"");
+  EXPECT_EQ(message_of("moe_token_drop_policy"),
+            "moe_token_drop_policy must be one of probs, position, not \"pigeon\"");
 }
 
 TEST(MoeConfigTest, ANegativeCapacityFactorIsNone) {
@@ -171,6 +216,9 @@ TEST(MoeConfigTest, WhatIsDeprecatedIsWarnedOfAndStillWorks) {
   EXPECT_TRUE(warns({.moe_enable_deepep = true}, "moe_enable_deepep is deprecated"));
   EXPECT_TRUE(warns({.moe_router_padding_for_fp8 = true}, "moe_router_padding_for_fp8 is deprecated"));
   EXPECT_TRUE(warns({.num_moe_experts = 32}, "moe_router_dtype is not set"));
+  EXPECT_TRUE(warns({.moe_hybridep_num_blocks_permute = 8}, "moe_hybridep_num_blocks_permute"));
+  EXPECT_TRUE(warns({.moe_hybridep_num_blocks_unpermute = 8}, "moe_hybridep_num_blocks_unpermute"));
+  EXPECT_TRUE(warns({.moe_hybridep_num_sms_preprocessing = 8}, "moe_hybridep_num_sms_preprocessing"));
   EXPECT_TRUE(MoeConfig{.moe_router_padding_for_fp8 = true}.router_padding_for_quantization());
   const MoeConfig overridden{.moe_flex_dispatcher_backend = FlexDispatcherBackend::kNcclEp,
                              .moe_enable_deepep = true};

@@ -6,95 +6,27 @@
 #include <cstring>
 
 #include "expert_groups.h"
+#include "layer_step.h"
 
 namespace flexep::moe {
 namespace {
 
 using testing::config_of;
 using testing::Division;
+using testing::expect_equal_replicated_grads;
+using testing::kGradAuxLoss;
 using testing::Matrix;
 using testing::near;
 using testing::num_tokens_of_all;
 using testing::random_tensor;
 using testing::rejected_argument;
 using testing::rows_of;
+using testing::run_step;
 using testing::share_of;
+using testing::Step;
+using testing::sum_of_router_grads;
 
 constexpr std::int64_t kHidden = 4;
-constexpr double kGradAuxLoss = 0.7;
-
-MoeParameters<Tensor> values_of(const MoeParameters<Gradient<Tensor>>& grads) {
-  const auto& shared = grads.shared_expert;
-  return {.router_weight = grads.router_weight,
-          .experts = {.fc1 = grads.experts.fc1, .fc2 = grads.experts.fc2},
-          .latent = {.down = grads.latent.down, .up = grads.latent.up},
-          .shared_expert = {.fc1 = shared.fc1, .fc2 = shared.fc2, .gate = shared.gate}};
-}
-
-// What all ranks together hold after one forward and backward.
-struct Step {
-  std::vector<MoeParameters<Tensor>> parameters, grads;  // by rank
-  Matrix output, grad_hidden;                            // all ranks' tokens
-  double aux_loss = 0;
-
-  explicit Step(int num_ranks)
-      : parameters(static_cast<std::size_t>(num_ranks)), grads(static_cast<std::size_t>(num_ranks)) {}
-};
-
-// Forward and backward of one global batch over the ranks that `config` asks for.
-Step run_step(const MoeConfig& config, const Tensor& hidden, const Tensor& grad_output) {
-  Step step(config.num_ranks());
-  std::vector<Matrix> outputs(step.grads.size()), grad_hiddens(step.grads.size());
-  in_process(config.num_ranks(), [&](Communicator& comm) {
-    const auto rank = static_cast<std::size_t>(comm.rank());
-    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), /*seed=*/3);
-    auto forward = layer.forward(share_of(hidden, comm.rank()));
-    const auto grads = layer.backward(
-        std::move(forward.context), {.output = share_of(grad_output, comm.rank()), .aux_loss = kGradAuxLoss});
-    outputs[rank] = rows_of(forward.output);
-    grad_hiddens[rank] = rows_of(grads.hidden);
-    step.parameters[rank] = layer.parameters();
-    step.grads[rank] = values_of(grads.parameters);
-    if (rank == 0) step.aux_loss = forward.aux_loss;
-  });
-  for (std::size_t rank = 0; rank < outputs.size(); ++rank) {
-    step.output.insert(step.output.end(), outputs[rank].begin(), outputs[rank].end());
-    step.grad_hidden.insert(step.grad_hidden.end(), grad_hiddens[rank].begin(), grad_hiddens[rank].end());
-  }
-  return step;
-}
-
-// The sum over ranks of the gradient of a parameter that all of them have.
-template <typename Member>
-Matrix sum_of_grads(const Step& step, Member&& member) {
-  Matrix sum;
-  for (const auto& grads : step.grads) {
-    if (!member(grads)) return {};
-    const Matrix other = rows_of(member(grads));
-    if (sum.empty()) sum = Matrix(other.size(), testing::Row(other.front().size()));
-    for (std::size_t i = 0; i < sum.size(); ++i)
-      for (std::size_t j = 0; j < sum[i].size(); ++j) sum[i][j] += other[i][j];
-  }
-  return sum;
-}
-
-Matrix sum_of_router_grads(const Step& step) {
-  return sum_of_grads(step, [](const auto& grads) { return grads.router_weight; });
-}
-
-void expect_equal_replicated_grads(const Step& step, const reference::Parameters& expected,
-                                   double tolerance) {
-  const auto check = [&](const Matrix& matrix, auto member) {
-    EXPECT_TRUE(near(matrix, sum_of_grads(step, member), tolerance));
-  };
-  check(expected.router_weight, [](const auto& grads) { return grads.router_weight; });
-  check(expected.latent_down, [](const auto& grads) { return grads.latent.down; });
-  check(expected.latent_up, [](const auto& grads) { return grads.latent.up; });
-  check(expected.shared_expert.fc1, [](const auto& grads) { return grads.shared_expert.fc1; });
-  check(expected.shared_expert.fc2, [](const auto& grads) { return grads.shared_expert.fc2; });
-  check(expected.shared_gate, [](const auto& grads) { return grads.shared_expert.gate; });
-}
-
 void expect_equal_to_reference(const MoeConfig& config, const Tensor& hidden, const Tensor& grad_output) {
   constexpr double kTolerance = 1e-12;
   const Step step = run_step(config, hidden, grad_output);
@@ -102,18 +34,12 @@ void expect_equal_to_reference(const MoeConfig& config, const Tensor& hidden, co
   const auto expected = reference::moe_layer(config, parameters, rows_of(hidden));
   const auto expected_grads =
       reference::moe_layer_backward(config, parameters, rows_of(hidden), rows_of(grad_output), kGradAuxLoss);
-  const auto grads = reference::gather_parameters(config, step.grads);
 
   EXPECT_TRUE(near(expected.output, step.output, kTolerance));
   EXPECT_NEAR(expected.aux_loss, step.aux_loss, kTolerance);
   EXPECT_TRUE(near(expected_grads.hidden, step.grad_hidden, kTolerance));
   expect_equal_replicated_grads(step, expected_grads.parameters, kTolerance);
-  for (std::size_t e = 0; e < grads.experts.size(); ++e) {
-    EXPECT_TRUE(near(expected_grads.parameters.experts[e].fc1, grads.experts[e].fc1, kTolerance))
-        << "expert " << e;
-    EXPECT_TRUE(near(expected_grads.parameters.experts[e].fc2, grads.experts[e].fc2, kTolerance))
-        << "expert " << e;
-  }
+  testing::expect_equal_expert_grads(config, step, expected_grads.parameters, kTolerance);
 }
 
 class MoeLayerTest : public ::testing::TestWithParam<Division> {
@@ -346,12 +272,31 @@ TEST(MoeLayerErrorTest, WhatDoesNotFitIsNamed) {
               layer.forward(hidden, {.expert_permutation = {0, 0}});
             }),
             "expert_permutation");
+  const auto reject_backward = [&](MoeContext& context, const Tensor& grad) {
+    return rejected_argument([&] { layer.backward(std::move(context), {.output = grad, .aux_loss = 1}); });
+  };
   auto forward = layer.forward(hidden);
-  EXPECT_EQ(rejected_argument([&] {
-              layer.backward(std::move(forward.context),
-                             {.output = random_tensor(4, kHidden, 1), .aux_loss = 1});
-            }),
-            "output");
+  EXPECT_EQ(reject_backward(forward.context, random_tensor(4, kHidden, 1)), "output");
+  forward = layer.forward(hidden);
+  EXPECT_EQ(reject_backward(forward.context, Tensor::zeros(hidden.shape(), DType::kFloat32)), "output");
+  forward = layer.forward(hidden);
+  EXPECT_EQ(reject_backward(forward.context, hidden), "");
+  EXPECT_EQ(reject_backward(forward.context, hidden), "context");
+}
+
+TEST(MoeLayerErrorTest, RowsAndParametersAreDoubleTogether) {
+  const auto group = std::make_shared<ExpertParallelGroup>(Communicator::self());
+  MoeConfig config = config_of({.tp = 1, .ep = 1, .moe_permute_fusion = false});
+  const Tensor wide = random_tensor(5, kHidden, 1), narrow = Tensor::zeros({5, kHidden}, DType::kFloat32);
+  MoeLayer wide_layer(config, group, 3);
+  EXPECT_EQ(wide_layer.parameters().experts.fc1.dtype(), DType::kFloat64);
+  EXPECT_EQ(wide_layer.forward(wide).output.dtype(), DType::kFloat64);
+  EXPECT_EQ(rejected_argument([&] { wide_layer.forward(narrow); }), "hidden");
+  config.params_dtype = DType::kFloat32;
+  MoeLayer narrow_layer(config, group, 3);
+  EXPECT_EQ(narrow_layer.parameters().experts.fc1.dtype(), DType::kFloat32);
+  EXPECT_EQ(narrow_layer.forward(narrow).output.dtype(), DType::kFloat32);
+  EXPECT_EQ(rejected_argument([&] { narrow_layer.forward(wide); }), "hidden");
 }
 
 TEST(MoeLayerRouterTest, AReplayedForwardChoosesTheSameExperts) {

@@ -45,6 +45,8 @@ class MoeContext {
   ~MoeContext();
   MoeContext(MoeContext&&) noexcept;
   MoeContext& operator=(MoeContext&&) noexcept;
+  /// False once it has been moved from, as by MoeLayer::backward.
+  bool has_state() const { return state_ != nullptr; }
   State& state() const { return *state_; }
 
  private:
@@ -88,10 +90,11 @@ struct MoeGradients {
 /// Seconds that this rank has spent since construction, forward and backward. A collective's time includes
 /// waiting for others.
 struct MoeSeconds {
-  double router = 0;    ///< scores, top k, auxiliary loss
+  double router = 0;        ///< logits, scores, top k, auxiliary loss
+  double router_gemms = 0;  ///< a part of router: its matrix products
   double dispatch = 0;  ///< the dispatcher's steps to the experts, permutation included; backward of combine
-  double experts = 0;
-  double combine = 0;        ///< its steps back from them; backward: of dispatch
+  double experts = 0;   ///< matrix products, activation, and the conversion of narrow rows between them
+  double combine = 0;   ///< its steps back from them; backward: of dispatch
   double shared_expert = 0;  ///< waiting for the shared expert; all of its time without overlap
 };
 
@@ -116,7 +119,8 @@ class MoeLayer {
   MoeForward forward(const Tensor& hidden, const MoeForwardOptions& options = {});
 
   /// Collective. Uses the parameters as they are now: update them after the last backward that needs the old
-  /// ones. @throws InvalidArgument that names `output`, PeerError with the same text on the other ranks.
+  /// ones. @throws InvalidArgument that names `context` (used before) or `output`, PeerError with the same
+  /// text on the other ranks.
   MoeGradients backward(MoeContext context, const MoeOutputGradients& grads);
 
   /// Written through by an optimiser.

@@ -15,7 +15,7 @@ namespace flexep::tool {
 namespace {
 
 using StepSeconds = std::array<double, kLayerSteps.size()>;
-constexpr std::size_t kExperts = 2, kSharedExpert = 4;  // in kLayerSteps
+constexpr std::size_t kRouterGemms = 1, kExperts = 3, kSharedExpert = 5;  // in kLayerSteps
 
 /// One run on one rank.
 struct LayerSample {
@@ -27,7 +27,12 @@ using LayerSamples = std::vector<LayerSample>;
 
 StepSeconds seconds_of(const moe::MoeLayer& layer) {
   const moe::MoeSeconds& seconds = layer.seconds();
-  return {seconds.router, seconds.dispatch, seconds.experts, seconds.combine, seconds.shared_expert};
+  return {seconds.router - seconds.router_gemms,
+          seconds.router_gemms,
+          seconds.dispatch,
+          seconds.experts,
+          seconds.combine,
+          seconds.shared_expert};
 }
 
 /// What passes on this rank from construction on.
@@ -117,13 +122,13 @@ double median_over(const std::vector<LayerSamples>& ranks, Value value) {
 
 double rest_of(const LayerSamples& of_ranks) {
   std::int64_t begin = of_ranks.front().span.begin_ns, end = 0;
-  double experts = 0;
+  double gemms = 0;
   for (const LayerSample& sample : of_ranks) {
     begin = std::min(begin, sample.span.begin_ns);
     end = std::max(end, sample.span.end_ns);
-    experts = std::max(experts, sample.steps[kExperts]);
+    gemms = std::max(gemms, sample.steps[kRouterGemms] + sample.steps[kExperts]);
   }
-  return static_cast<double>(end - begin) / 1000 - 1e6 * experts;
+  return static_cast<double>(end - begin) / 1000 - 1e6 * gemms;
 }
 
 LayerResult summarise(Communicator& comm, std::string op, const TimedLayer& timed, const LayerSamples& mine) {

@@ -13,17 +13,18 @@
 
 namespace flexep::tool {
 
-/// The steps of a MoE layer, as MoeSeconds has them. Dispatch and combine include permutation, and in a
-/// backward each includes its mirror image.
-inline constexpr std::array<std::string_view, 5> kLayerSteps = {"router", "dispatch", "experts", "combine",
-                                                                "shared_expert"};
+/// The steps of a MoE layer, as MoeSeconds has them, but for the router's matrix products, which stand apart.
+/// Dispatch and combine include permutation, and in a backward each includes its mirror image.
+inline constexpr std::array<std::string_view, 6> kLayerSteps = {"router",  "router_gemms", "dispatch",
+                                                                "experts", "combine",      "shared_expert"};
 
 /// What one layer gave. Microseconds, medians over iterations.
 struct LayerResult {
   std::string op;          ///< layer_forward or layer_forward_backward
   std::string dispatcher;  ///< the name of its case: "alltoall", "deepepv2+fusion"
   Times times;
-  double rest_us = 0;  ///< of the whole, without the longest time that a rank spent in its experts
+  double rest_us =
+      0;  ///< of the whole, without the longest time that a rank spent in GEMMs: router's, experts
   std::array<double, kLayerSteps.size()> steps_us{};  ///< of kLayerSteps: means over ranks
   /// With an overlapped shared expert: the part of its time that the layer does not wait for, against the
   /// same layer without overlap.

@@ -64,20 +64,21 @@ Json json_of_layer(const BenchOptions& options, const LayerResult& result, const
 void print_layer_table(const BenchOptions& options, const std::vector<LayerResult>& results) {
   fmt::print(
       "MoE layer, {} ranks ({}), {} tokens each, hidden {}, {}, top-{} of {} experts, ffn {}, shared ffn {}; "
-      "us, slowest rank;\nrest: all but the experts; speedup: of the rest, over alltoall; shares of the "
+      "us, slowest rank;\nrest: all but the GEMMs (the router's products, the experts); speedup: of the "
+      "rest, over alltoall; shares of the "
       "steps in %\n",
       options.num_ranks, options.transport, options.num_tokens, options.hidden, options.dtype,
       options.num_topk, options.num_experts, options.ffn, options.shared_ffn);
-  constexpr auto kRow = "{:<22} {:<23} {:>11} {:>11} {:>11} {:>8} {:>7} {:>9} {:>8} {:>8} {:>7}  {}\n";
-  fmt::print(kRow, "op", "dispatcher", "median", "min", "rest", "speedup", "router", "dispatch", "experts",
-             "combine", "shared", "verified");
+  constexpr auto kRow = "{:<22} {:<23} {:>11} {:>11} {:>11} {:>8} {:>7} {:>10} {:>9} {:>8} {:>8} {:>7}  {}\n";
+  fmt::print(kRow, "op", "dispatcher", "median", "min", "rest", "speedup", "router", "its gemms", "dispatch",
+             "experts", "combine", "shared", "verified");
   for (const LayerResult& result : results) {
     const auto decimal = [](double value, int digits) { return fmt::format("{:.{}f}", value, digits); };
     const auto share = [&](std::size_t step) { return decimal(100 * share_of(result, step), 1); };
     fmt::print(kRow, result.op, result.dispatcher, decimal(result.times.median_us, 1),
                decimal(result.times.min_us, 1), decimal(result.rest_us, 1),
                decimal(alltoall_of(results, result).rest_us / result.rest_us, 2), share(0), share(1),
-               share(2), share(3), share(4), result.verified ? "yes" : "NO");
+               share(2), share(3), share(4), share(5), result.verified ? "yes" : "NO");
   }
   for (const LayerResult& result : results) {
     if (!result.shared_expert_hidden) continue;

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "moe/layer_arguments.h"
+
+#include "common/check.h"
+#include "moe/expert_permutation.h"
+#include "moe/flatten.h"
+#include "moe/routing_replay.h"
+
+namespace flexep::moe {
+namespace {
+
+void check_dtype(const MoeConfig& config, DType dtype) {
+  const bool is_double = config.params_dtype == DType::kFloat64;
+  require_argument(is_summable(dtype) && (dtype == DType::kFloat64) == is_double, "hidden",
+                   "with params_dtype {} hidden must be {}, not {}", name_of(config.params_dtype),
+                   is_double ? "fp64" : "bf16, fp16 or fp32", name_of(dtype));
+}
+
+}  // namespace
+
+void check_forward_arguments(const MoeConfig& config, const Tensor& hidden,
+                             const MoeForwardOptions& options) {
+  const Tensor flat = flatten_tokens(hidden, config.hidden_size);
+  check_dtype(config, hidden.dtype());
+  check_expert_permutation(options.expert_permutation, config.num_moe_experts);
+  check_replay(config, flat.size(0), options.replay_topk_idx);
+}
+
+void check_backward_arguments(const Shape& hidden_shape, DType hidden_dtype, const Tensor& grad_output) {
+  require_argument(grad_output.shape() == hidden_shape && grad_output.dtype() == hidden_dtype, "output",
+                   "the gradient of a MoE layer's output must be {} {}, not {} {}", name_of(hidden_dtype),
+                   hidden_shape, name_of(grad_output.dtype()), grad_output.shape());
+}
+
+}  // namespace flexep::moe
