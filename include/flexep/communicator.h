@@ -20,6 +20,10 @@ struct CommunicatorOptions {
   /// How long an operation waits for a peer before it throws TimeoutError, 1 ms to 10 years;
   /// 0 = FLEXEP_TIMEOUT_SECS, else 300 s.
   std::chrono::milliseconds timeout{0};
+  /// Ranks of a domain, which load and store each other's memory; ranks of different domains send each other
+  /// messages. 0 = FLEXEP_SCALEUP_SIZE, else all that share memory. For in_process: a smaller number lets
+  /// threads play several domains. Has to divide the number of ranks.
+  int num_scaleup_ranks = 0;
 };
 
 /// Processes of one machine that have agreed, in some way of their own, on a name for a group and on who is

@@ -28,6 +28,9 @@ struct Environment {
   /// FLEXEP_CPU_TARGET: forces an instruction set of the CPU kernels ("scalar", "avx2", "avx512"); the
   /// results are the same.
   std::optional<std::string> cpu_target;
+  /// FLEXEP_SCALEUP_SIZE: ranks of a domain, so that one machine, or one process, can play several. Default:
+  /// all ranks that share memory.
+  std::optional<int> scaleup_size;
 
   /// Reads the environment as it is now. @throws InvalidArgument that names a variable whose value does not
   /// parse.

@@ -46,7 +46,8 @@ Environment Environment::read() {
           .job_id = read_job_id(),
           .timeout_secs = read_number<double>("FLEXEP_TIMEOUT_SECS"),
           .num_threads = read_number<int>("FLEXEP_NUM_THREADS"),
-          .cpu_target = read_text("FLEXEP_CPU_TARGET")};
+          .cpu_target = read_text("FLEXEP_CPU_TARGET"),
+          .scaleup_size = read_number<int>("FLEXEP_SCALEUP_SIZE")};
 }
 
 }  // namespace flexep

@@ -72,7 +72,7 @@ Communicator Communicator::from_job(const LocalJob& job, const CommunicatorOptio
 
 Communicator Communicator::self(const CommunicatorOptions& options) {
   const auto timeout = resolve_timeout(options, Environment::read());
-  return Communicator(open_in_process_group(std::make_shared<InProcessWorld>(1), timeout).front());
+  return Communicator(open_in_process_group(std::make_shared<InProcessWorld>(1), {}, timeout).front());
 }
 
 int Communicator::rank() const {

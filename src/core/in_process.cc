@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "core/timeout.h"
+#include "core/topology.h"
 #include "flexep/communicator.h"
 #include "flexep/env.h"
 #include "flexep/error.h"
@@ -56,7 +57,9 @@ void run_rank(Communicator comm, const std::function<void(Communicator&)>& body,
 std::vector<std::thread> start_ranks(const std::shared_ptr<InProcessWorld>& world,
                                      const std::function<void(Communicator&)>& body,
                                      const CommunicatorOptions& options, FirstFailure& failure) {
-  auto group = open_in_process_group(world, resolve_timeout(options, Environment::read()));
+  const Environment env = Environment::read();
+  auto group = open_in_process_group(world, resolve_topology(world->num_ranks(), options, env),
+                                     resolve_timeout(options, env));
   std::vector<std::thread> threads;
   threads.reserve(group.size());
   try {

@@ -14,8 +14,10 @@ struct ShmJob;
 
 /// The registry: every way to get a group of ranks. A new transport adds its function here.
 
-/// Every rank of a group of threads, made by one thread and handed one to each.
+/// Every rank of a group of threads, made by one thread and handed one to each. Domains are only played:
+/// ranks of different ones send each other messages, as they do between machines.
 std::vector<std::shared_ptr<Transport>> open_in_process_group(const std::shared_ptr<InProcessWorld>& world,
+                                                              const Topology& topology,
                                                               std::chrono::milliseconds timeout);
 
 /// This process's rank of a group of processes of one machine. Collective over the job's processes.

@@ -13,6 +13,7 @@ namespace flexep {
 
 class FileDescriptor;
 class Messages;
+class Traffic;
 
 /// Names a segment among those of the rank that made it.
 using SegmentId = std::uint32_t;
@@ -39,6 +40,8 @@ struct Topology {
   int num_scaleup_ranks = 1;   ///< ranks of a domain
 
   int domain_of(int rank) const { return rank / num_scaleup_ranks; }
+  int scaleup_rank_of(int rank) const { return rank % num_scaleup_ranks; }
+  int rank_of(int domain, int scaleup_rank) const { return domain * num_scaleup_ranks + scaleup_rank; }
 };
 
 /// Every rank's bytes, by rank.
@@ -61,6 +64,10 @@ class Transport {
   virtual Topology topology() const = 0;
   /// To the ranks of other domains. @throws TransportError where there is one domain.
   virtual Messages& messages() = 0;
+  /// Drives `traffic` until it is done. Each wait for it to move on has the group's timeout. Whatever ends it
+  /// early poisons the group, is told to the others, and cancels this rank's messages.
+  /// @throws TimeoutError that names whom it waits for, TransportError, and what `traffic` throws.
+  virtual void settle(Traffic& traffic, const Operation& operation) = 0;
 
   /// Gives every rank everybody's bytes. What a rank wrote to any segment before the call, all ranks see
   /// after it. The result stays valid until the next call. Lengths may differ. Collective.
@@ -73,6 +80,11 @@ class Transport {
   /// have agreed on the length. Cost: O(n log R) across domains. @throws as all_gather.
   virtual void scan_and_sum(std::span<const std::int32_t> values, std::span<std::int64_t> before,
                             std::span<std::int64_t> total, const Operation& operation) = 0;
+
+  /// Every rank has some values for each rank, [R, n]; received[r] becomes what rank r has for this one, [n].
+  /// Collective; the ranks have agreed on n. Cost: O(R * n). @throws as all_gather.
+  virtual void transpose(std::span<const std::int32_t> values, std::span<std::int32_t> received,
+                         const Operation& operation) = 0;
 
   /// [R], nanoseconds that this rank has waited for each rank in this group so far. A wait for several counts
   /// for one until it has come, then for the next.

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "transport/shared_memory/fabric.h"
@@ -20,6 +23,10 @@ class InProcessWorld {
 
   struct Directory;
   Directory& directory() { return *directory_; }
+  /// What ranks that send each other messages share, by a name that they agree on; lives as long as one of
+  /// them.
+  struct MessageGroup;
+  std::shared_ptr<MessageGroup> message_group(std::uint64_t name, std::size_t num_ranks);
   int num_ranks() const { return static_cast<int>(has_ended_.size()); }
 
   /// A rank whose thread has ended is gone from every group of this world, whatever still refers to it.
@@ -29,6 +36,8 @@ class InProcessWorld {
  private:
   std::vector<std::atomic<bool>> has_ended_;
   std::unique_ptr<Directory> directory_;
+  std::mutex message_groups_mutex_;
+  std::map<std::uint64_t, std::weak_ptr<MessageGroup>> message_groups_;
 };
 
 }  // namespace flexep

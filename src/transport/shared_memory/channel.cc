@@ -13,6 +13,7 @@
 #include "common/check.h"
 #include "common/interruption.h"
 #include "flexep/error.h"
+#include "transport/different_operations.h"
 #include "transport/shared_memory/attempt.h"
 #include "transport/shm/socket.h"
 
@@ -41,23 +42,30 @@ Segment Channel::create_world_control_block(Fabric& fabric) {
   return fabric.create_segment(ControlBlock::num_bytes(fabric.num_ranks()), everybody);
 }
 
-std::shared_ptr<Transport> Channel::open_world(std::shared_ptr<Fabric> fabric, const Segment& control,
-                                               std::chrono::milliseconds timeout) {
-  const int num_ranks = fabric->num_ranks();
+std::shared_ptr<Channel> Channel::open(std::shared_ptr<Fabric> fabric, const Segment& control,
+                                       std::chrono::milliseconds timeout, const Members& range) {
   std::vector<Member> members;
-  for (int rank = 0; rank < num_ranks; ++rank) {
+  for (int rank = range.first; rank < range.first + range.num_ranks; ++rank) {
     auto memory = rank == fabric->rank() ? control.memory : fabric->map_segment(rank, control.id);
-    members.push_back({rank, memory, ControlBlock(memory.get(), num_ranks)});
+    members.push_back({rank, memory, ControlBlock(memory.get(), range.num_ranks)});
   }
-  const int rank = fabric->rank();
-  return std::shared_ptr<Channel>(new Channel(std::move(fabric), timeout, rank, std::move(members)));
+  const int rank = fabric->rank() - range.first;
+  return std::shared_ptr<Channel>(
+      new Channel(std::move(fabric), timeout, rank, range.first_name, std::move(members)));
 }
 
-Channel::Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank,
+std::shared_ptr<Transport> Channel::open_world(std::shared_ptr<Fabric> fabric, const Segment& control,
+                                               std::chrono::milliseconds timeout) {
+  const Members everybody{.num_ranks = fabric->num_ranks()};
+  return open(std::move(fabric), control, timeout, everybody);
+}
+
+Channel::Channel(std::shared_ptr<Fabric> fabric, std::chrono::milliseconds timeout, int rank, int first_name,
                  std::vector<Member> members)
     : fabric_(std::move(fabric)),
       timeout_(timeout),
       rank_(rank),
+      first_name_(first_name),
       members_(std::move(members)),
       num_spins_(choose_num_spins(fabric_->num_ranks())),
       wait_ns_(members_.size()),
@@ -76,14 +84,29 @@ void Channel::leave() {
   for (Member& member : members_) wake(member.control.arrival(rank_));
 }
 
-Gathered Channel::all_gather(std::span<const std::byte> mine, const Operation& requested) {
+// Of the caller, or the group's own count of exchanges.
+Operation Channel::numbered(const Operation& requested) {
   ++num_gathers_;
-  const Operation operation{requested.name,
-                            requested.sequence_number == 0 ? num_gathers_ : requested.sequence_number};
+  return {requested.name, requested.sequence_number == 0 ? num_gathers_ : requested.sequence_number};
+}
+
+Gathered Channel::all_gather(std::span<const std::byte> mine, const Operation& requested) {
+  const Operation operation = numbered(requested);
   require_usable(operation);
   exchange(mine, 0, operation);
   require_same_operation(operation);
+  return collect(mine, operation);
+}
 
+Gathered Channel::gather(std::span<const std::byte> mine, const Operation& requested) {
+  const Operation operation = numbered(requested);
+  require_usable(operation);
+  exchange(mine, 0, operation);
+  return collect(mine, operation);
+}
+
+// What the first exchange has begun.
+Gathered Channel::collect(std::span<const std::byte> mine, const Operation& operation) {
   std::size_t longest = 0;
   for (Member& member : members_) {
     longest = std::max<std::size_t>(longest, member.control.slot(epoch_).total_bytes);
@@ -171,8 +194,7 @@ void Channel::require_same_operation(const Operation& operation) {
     const ControlBlock::Slot& slot = member.control.slot(epoch_);
     values.push_back(fmt::format("{} #{}", slot.operation, slot.sequence_number));
   }
-  const auto what = fmt::format("ranks called different operations: {}", fmt::join(values, ", "));
-  throw CollectiveMismatch("operation", std::move(values), what);
+  throw_different_operations(std::move(values));
 }
 
 Segment Channel::create_segment(std::size_t num_bytes) {
@@ -188,11 +210,15 @@ Segment Channel::adopt_segment(std::byte* memory, std::size_t num_bytes) {
                        num_bytes % page_bytes == 0,
                    "memory",
                    "memory on rank {} is {} bytes at {}, but must be one or more whole pages of {} bytes",
-                   rank_, num_bytes, fmt::ptr(memory), page_bytes);
+                   name_of(rank_), num_bytes, fmt::ptr(memory), page_bytes);
   return fabric_->adopt_segment(memory, num_bytes, world_ranks());
 }
 
 Messages& Channel::messages() {
+  throw TransportError("ranks that share memory send each other no messages");
+}
+
+void Channel::settle(Traffic&, const Operation&) {
   throw TransportError("ranks that share memory send each other no messages");
 }
 
@@ -208,6 +234,16 @@ void Channel::scan_and_sum(std::span<const std::int32_t> values, std::span<std::
       if (std::cmp_less(rank, rank_)) before[i] += value;
       total[i] += value;
     }
+  }
+}
+
+void Channel::transpose(std::span<const std::int32_t> values, std::span<std::int32_t> received,
+                        const Operation& operation) {
+  const std::size_t num_values = received.size() / members_.size();
+  const Gathered all = all_gather(std::as_bytes(values), operation);
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    const auto mine = all[rank].subspan(static_cast<std::size_t>(rank_) * num_values * sizeof(std::int32_t));
+    std::memcpy(received.data() + rank * num_values, mine.data(), num_values * sizeof(std::int32_t));
   }
 }
 
@@ -231,6 +267,11 @@ std::shared_ptr<std::byte> Channel::map_segment(int rank, SegmentId id) {
 }
 
 std::shared_ptr<Transport> Channel::split(int color, int key) {
+  return split(color, key, 0, timeout_);
+}
+
+std::shared_ptr<Channel> Channel::split(int color, int key, int first_name,
+                                        std::chrono::milliseconds timeout) {
   struct Request {
     int color;
     int key;
@@ -270,7 +311,7 @@ std::shared_ptr<Transport> Channel::split(int color, int key) {
     reports.push_back(value_of<Attempt::Report>(bytes));
   }
   mapping.require_success(operation.name, reports);
-  return std::shared_ptr<Channel>(new Channel(fabric_, timeout_, new_rank, std::move(members)));
+  return std::shared_ptr<Channel>(new Channel(fabric_, timeout, new_rank, first_name, std::move(members)));
 }
 
 }  // namespace flexep

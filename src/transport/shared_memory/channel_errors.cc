@@ -25,10 +25,11 @@ void Channel::poison(const E& error) {
 }
 
 void Channel::abort(std::string_view reason) {
-  share_failure(reason, std::span(&rank_, 1), false);
+  const int name = name_of(rank_);
+  give_up(reason, std::span(&name, 1), false);
 }
 
-void Channel::share_failure(std::string_view reason, std::span<const int> culprits, bool is_timeout) {
+void Channel::give_up(std::string_view reason, std::span<const int> culprits, bool is_timeout) {
   // Others may read the first failure while a second one happens, or while the user aborts from another
   // thread.
   if (has_failed_.test_and_set()) return;
@@ -58,13 +59,13 @@ void Channel::require_usable(const Operation& operation) {
   if (!poisoned_by_.empty()) {
     throw TransportError(fmt::format("this group is unusable since an earlier failure: {}", poisoned_by_));
   }
-  // Acquire: pairs with share_failure().
+  // Acquire: pairs with give_up().
   const std::uint32_t aborted_by = control_block(rank_).aborted_by().load(std::memory_order_acquire);
   if (aborted_by == 0) return;
   const int rank = static_cast<int>(aborted_by) - 1;
   const ControlBlock::Failure& failure = control_block(rank).failure();
   const std::vector<int> culprits(failure.culprits, failure.culprits + failure.num_culprits);
-  const auto what = fmt::format("rank {} gave up while rank {} was in {}: {}", rank, rank_,
+  const auto what = fmt::format("rank {} gave up while rank {} was in {}: {}", name_of(rank), name_of(rank_),
                                 describe(operation), failure.reason);
   if (failure.is_timeout != 0) {
     poison(TimeoutError(culprits, std::string(operation.name), operation.sequence_number, what));
@@ -87,10 +88,10 @@ void Channel::throw_if_broken(const Operation& operation) {
     // It may have arrived just before it went, or gone because of somebody else, whom it has named then.
     if (!cause || has_arrived_from(rank)) continue;
     require_usable(operation);
-    const TransportError error(fmt::format("rank {} is gone ({}) while rank {} waits for it in {}", rank,
-                                           *cause, rank_, describe(operation)),
-                               {rank});
-    share_failure(error.what(), error.failed_ranks(), false);
+    const TransportError error(fmt::format("rank {} is gone ({}) while rank {} waits for it in {}",
+                                           name_of(rank), *cause, name_of(rank_), describe(operation)),
+                               {name_of(rank)});
+    give_up(error.what(), error.failed_ranks(), false);
     poison(error);
   }
 }
@@ -98,15 +99,15 @@ void Channel::throw_if_broken(const Operation& operation) {
 void Channel::throw_if_missing(const Operation& operation) {
   std::vector<int> missing;
   for (int rank = 0; rank < num_ranks(); ++rank) {
-    if (!has_arrived_from(rank)) missing.push_back(rank);
+    if (!has_arrived_from(rank)) missing.push_back(name_of(rank));
   }
   if (missing.empty()) return;  // the last one has arrived just now
   const double secs = std::chrono::duration<double>(timeout_).count();
   const TimeoutError error(
       missing, std::string(operation.name), operation.sequence_number,
-      fmt::format("rank {} waited {} s in {} and has not heard from rank{} {}", rank_, secs,
+      fmt::format("rank {} waited {} s in {} and has not heard from rank{} {}", name_of(rank_), secs,
                   describe(operation), missing.size() == 1 ? "" : "s", fmt::join(missing, ", ")));
-  share_failure(error.what(), error.missing_ranks(), true);
+  give_up(error.what(), error.missing_ranks(), true);
   poison(error);
 }
 

@@ -11,7 +11,7 @@ namespace flexep {
 std::shared_ptr<Transport> Channel::rebuild(std::chrono::milliseconds patience) {
   require_member();
   // Ends the old group for everybody: whoever still waits in it is told, and can come here too.
-  share_failure("the group is being rebuilt", {}, false);
+  give_up("the group is being rebuilt", {}, false);
   Election election(
       control_block(0).ballot(),
       {.rank = rank_, .num_ranks = num_ranks(), .patience = patience, .cause_of_loss = [this](int rank) {
@@ -27,7 +27,7 @@ std::shared_ptr<Transport> Channel::rebuild(std::chrono::milliseconds patience) 
   });
   const auto new_rank = std::find(ranks.begin(), ranks.end(), rank_) - ranks.begin();
   return std::shared_ptr<Channel>(
-      new Channel(fabric_, timeout_, static_cast<int>(new_rank), std::move(members)));
+      new Channel(fabric_, timeout_, static_cast<int>(new_rank), 0, std::move(members)));
 }
 
 // Memory is made only now, so that none is announced to a rank that does not receive any more.
