@@ -44,10 +44,11 @@ struct LocalJob {
 class Communicator {
  public:
   /// The group that the environment describes: RANK and WORLD_SIZE (as torchrun, `flexep launch` and
-  /// schedulers set them) give processes of one machine that share memory; none set gives a group of one.
-  /// Collective over the processes of the job: blocks until all have come.
-  /// @throws InvalidArgument (variable missing or out of range), TimeoutError (ranks that did not come),
-  /// TransportError.
+  /// schedulers set them) give processes of one machine that share memory; else a launcher of MPI (mpirun,
+  /// srun) gives its processes on any number of machines (docs/mpi.md), and none of them gives a group of
+  /// one. Collective over the processes of the job: blocks until all have come.
+  /// @throws InvalidArgument (variable missing or out of range; no MPI here; domains of different sizes),
+  /// TimeoutError (ranks that did not come), TransportError.
   static Communicator from_environment(const CommunicatorOptions& options = {});
 
   /// The group of the processes of `job`. Collective over them. @throws as from_environment.
@@ -58,8 +59,11 @@ class Communicator {
 
   int rank() const;
   int num_ranks() const;
-  /// "in_process" or "shm".
+  /// "in_process", "shm" or "mpi".
   std::string_view transport_name() const;
+  /// Whether asynchronous operations go on while the program does other things. False across domains where
+  /// MPI was initialised with less than MPI_THREAD_MULTIPLE: they are complete when they return.
+  bool supports_async() const;
   std::chrono::milliseconds timeout() const;
 
   /// Returns when every rank has come. Everything that a rank wrote before is visible to all ranks after.

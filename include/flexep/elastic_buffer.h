@@ -213,6 +213,9 @@ class ElasticBuffer {
   int num_ranks() const;
   /// N: the largest of what ranks passed to their constructors.
   int num_max_tokens_per_rank() const;
+  /// Whether asynchronous operations go on while the program does other things
+  /// (Communicator::supports_async); where not, they are complete when they return.
+  bool supports_async() const;
   /// As the hardware joins ranks, and as the operations treat them: on the CPU one domain.
   DomainSize get_physical_domain_size() const;
   DomainSize get_logical_domain_size() const;

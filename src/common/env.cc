@@ -36,6 +36,12 @@ std::optional<std::string> read_job_id() {
   return std::nullopt;
 }
 
+std::optional<int> read_mpi_num_ranks() {
+  if (const auto open_mpi = read_number<int>("OMPI_COMM_WORLD_SIZE")) return open_mpi;
+  if (const auto pmi = read_number<int>("PMI_SIZE")) return pmi;
+  return read_text("PMIX_RANK") ? read_number<int>("SLURM_NTASKS") : std::nullopt;
+}
+
 }  // namespace
 
 Environment Environment::read() {
@@ -47,7 +53,9 @@ Environment Environment::read() {
           .timeout_secs = read_number<double>("FLEXEP_TIMEOUT_SECS"),
           .num_threads = read_number<int>("FLEXEP_NUM_THREADS"),
           .cpu_target = read_text("FLEXEP_CPU_TARGET"),
-          .scaleup_size = read_number<int>("FLEXEP_SCALEUP_SIZE")};
+          .scaleup_size = read_number<int>("FLEXEP_SCALEUP_SIZE"),
+          .mpi_num_ranks = read_mpi_num_ranks(),
+          .mpi_library = read_text("FLEXEP_MPI_LIBRARY")};
 }
 
 }  // namespace flexep

@@ -17,6 +17,7 @@ class BufferEngine {
   virtual int rank() const = 0;
   virtual int num_ranks() const = 0;
   virtual int num_max_tokens_per_rank() const = 0;
+  virtual bool supports_async() const = 0;
 
   virtual DispatchResult dispatch(const DispatchArgs& args) = 0;
   virtual CombineResult combine(const CombineArgs& args) = 0;

@@ -19,6 +19,10 @@ CommunicationThread::~CommunicationThread() {
 Event CommunicationThread::submit(std::function<void()> work) {
   Task task{.work = std::move(work), .end = {}};
   Event end(task.end.get_future().share());
+  if (is_in_place_) {
+    execute(std::move(task));
+    return end;
+  }
   const std::lock_guard lock(mutex_);
   tasks_.push_back(std::move(task));
   if (!thread_.joinable()) thread_ = std::thread([this] { run(); });

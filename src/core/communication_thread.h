@@ -16,7 +16,8 @@ namespace flexep {
 /// submission. The thread starts with the first task.
 class CommunicationThread {
  public:
-  CommunicationThread() = default;
+  /// @param is_in_place  runs each task on the submitting thread instead, to its end.
+  explicit CommunicationThread(bool is_in_place) : is_in_place_(is_in_place) {}
   /// Finishes what has been submitted.
   ~CommunicationThread();
 
@@ -34,6 +35,7 @@ class CommunicationThread {
   void run();
   static void execute(Task task);
 
+  const bool is_in_place_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Task> tasks_;

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "common/check.h"
+#include "core/mpi_job.h"
 #include "core/timeout.h"
 #include "flexep/env.h"
 #include "flexep/error.h"
@@ -29,10 +30,10 @@ ShmJob job_of(const Environment& env) {
   require_argument(0 <= rank && rank < num_ranks, "RANK", "RANK is {}, outside [0, WORLD_SIZE = {})", rank,
                    num_ranks);
   const int num_local = env.local_world_size.value_or(num_ranks);
-  require_argument(
-      num_local == num_ranks, "LOCAL_WORLD_SIZE",
-      "LOCAL_WORLD_SIZE is {} and WORLD_SIZE is {}: ranks on several machines are not supported yet",
-      num_local, num_ranks);
+  require_argument(num_local == num_ranks, "LOCAL_WORLD_SIZE",
+                   "LOCAL_WORLD_SIZE is {} and WORLD_SIZE is {}: ranks on several machines need MPI, start "
+                   "them with mpirun or srun",
+                   num_local, num_ranks);
   require_argument(num_ranks == 1 || env.job_id.has_value(), "FLEXEP_JOB_ID",
                    "nothing names the job: set FLEXEP_JOB_ID to the same text in its {} processes",
                    num_ranks);
@@ -55,7 +56,9 @@ std::shared_ptr<Transport> open_next_group(ShmJob job, std::chrono::milliseconds
 
 Communicator Communicator::from_environment(const CommunicatorOptions& options) {
   const Environment env = Environment::read();
-  if (!env.rank && !env.world_size) return self(options);
+  if (!env.rank && !env.world_size) {
+    return env.mpi_num_ranks.value_or(1) > 1 ? from_mpi_launcher(options, env) : self(options);
+  }
   const ShmJob job = job_of(env);
   if (job.num_ranks == 1) return self(options);
   return Communicator(open_next_group(job, resolve_timeout(options, env)));
@@ -83,6 +86,9 @@ int Communicator::num_ranks() const {
 }
 std::string_view Communicator::transport_name() const {
   return transport_->name();
+}
+bool Communicator::supports_async() const {
+  return transport_->can_work_in_background();
 }
 std::chrono::milliseconds Communicator::timeout() const {
   return transport_->timeout();

@@ -42,6 +42,9 @@ int ElasticBuffer::num_ranks() const {
 int ElasticBuffer::num_max_tokens_per_rank() const {
   return engine().num_max_tokens_per_rank();
 }
+bool ElasticBuffer::supports_async() const {
+  return engine().supports_async();
+}
 DomainSize ElasticBuffer::get_physical_domain_size() const {
   return {.num_scaleup_ranks = num_ranks()};
 }

@@ -16,7 +16,8 @@ namespace {
 /// Numbers the operations and runs them in order, on the caller's thread or on the communication thread.
 class HostPlannedEngine final : public BufferEngine {
  public:
-  HostPlannedEngine(const Communicator& comm, const ElasticBufferConfig& config) : engine_(comm, config) {}
+  HostPlannedEngine(const Communicator& comm, const ElasticBufferConfig& config)
+      : engine_(comm, config), communication_(!engine_.transport->can_work_in_background()) {}
   ~HostPlannedEngine() override {
     communication_.drain();
     // Tensors may keep the arena, and with it the group, for long: nobody shall wait for this rank meanwhile.
@@ -27,6 +28,7 @@ class HostPlannedEngine final : public BufferEngine {
   int rank() const override { return engine_.rank(); }
   int num_ranks() const override { return engine_.num_ranks(); }
   int num_max_tokens_per_rank() const override { return engine_.context.default_num_max_tokens_per_rank; }
+  bool supports_async() const override { return engine_.transport->can_work_in_background(); }
 
   DispatchResult dispatch(const DispatchArgs& args) override {
     const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_);

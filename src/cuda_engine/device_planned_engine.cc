@@ -36,6 +36,7 @@ class DevicePlannedEngine final : public BufferEngine {
   int rank() const override { return group_.rank(); }
   int num_ranks() const override { return group_.num_ranks(); }
   int num_max_tokens_per_rank() const override { return group_.context.default_num_max_tokens_per_rank; }
+  bool supports_async() const override { return true; }
 
   DispatchResult dispatch(const DispatchArgs& args) override {
     return guarded([&] {

@@ -54,8 +54,10 @@ class Messages {
   /// Ends this rank's part in the group. Idempotent; destruction does it too.
   virtual void leave() = 0;
 
+  /// A name for a group in which this rank comes first: none of its members is in another of that name.
+  virtual std::uint64_t draw_group_name() = 0;
   /// Messages among `ranks` of these, which pass the same arguments: numbered in that order, and meeting no
-  /// others. Collective over them. @param name  a number that names no other group of theirs.
+  /// others. Collective over them. @param name  drawn by the first of them.
   /// @throws TransportError.
   virtual std::shared_ptr<Messages> subgroup(std::span<const int> ranks, std::uint64_t name) = 0;
 };

@@ -59,6 +59,8 @@ class Transport {
   virtual int num_ranks() const = 0;
   /// Ranks that share this rank's processor cores, itself included.
   virtual int num_local_ranks() const = 0;
+  /// Whether a thread of flexep's own may use the group while the caller's threads do other things.
+  virtual bool can_work_in_background() const = 0;
   virtual std::chrono::milliseconds timeout() const = 0;
 
   virtual Topology topology() const = 0;

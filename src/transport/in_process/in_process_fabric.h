@@ -27,6 +27,8 @@ class InProcessWorld {
   /// them.
   struct MessageGroup;
   std::shared_ptr<MessageGroup> message_group(std::uint64_t name, std::size_t num_ranks);
+  /// A name that no group has; 0 is that of all ranks.
+  std::uint64_t draw_group_name() { return ++num_group_names_; }
   int num_ranks() const { return static_cast<int>(has_ended_.size()); }
 
   /// A rank whose thread has ended is gone from every group of this world, whatever still refers to it.
@@ -36,6 +38,7 @@ class InProcessWorld {
  private:
   std::vector<std::atomic<bool>> has_ended_;
   std::unique_ptr<Directory> directory_;
+  std::atomic<std::uint64_t> num_group_names_ = 0;
   std::mutex message_groups_mutex_;
   std::map<std::uint64_t, std::weak_ptr<MessageGroup>> message_groups_;
 };

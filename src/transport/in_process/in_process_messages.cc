@@ -140,6 +140,7 @@ class InProcessMessages final : public Messages {
     cancel();
   }
 
+  std::uint64_t draw_group_name() override { return world_->draw_group_name(); }
   std::shared_ptr<Messages> subgroup(std::span<const int> ranks, std::uint64_t name) override {
     std::vector<int> world_ranks;
     int new_rank = 0;

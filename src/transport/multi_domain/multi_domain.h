@@ -27,6 +27,7 @@ class MultiDomain final : public Transport {
         channel;  ///< of the domain's ranks, which calls them by their ranks in the group
     std::shared_ptr<Messages> messages;  ///< of all ranks
     int num_local_ranks = 1;
+    bool can_work_in_background = true;
     std::chrono::milliseconds timeout;
   };
 
@@ -45,6 +46,7 @@ class MultiDomain final : public Transport {
     return parts_.topology.num_scaleout_ranks * parts_.topology.num_scaleup_ranks;
   }
   int num_local_ranks() const override { return parts_.num_local_ranks; }
+  bool can_work_in_background() const override { return parts_.can_work_in_background; }
   std::chrono::milliseconds timeout() const override { return parts_.timeout; }
   Topology topology() const override { return parts_.topology; }
   Messages& messages() override { return *parts_.messages; }

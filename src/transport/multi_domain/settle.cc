@@ -10,6 +10,7 @@
 #include "common/deadline.h"
 #include "common/interruption.h"
 #include "flexep/error.h"
+#include "transport/broken_groups.h"
 #include "transport/multi_domain/multi_domain.h"
 #include "transport/traffic.h"
 
@@ -42,6 +43,7 @@ void MultiDomain::guarded(const std::function<void()>& work) {
 }
 
 void MultiDomain::break_up(const GroupFailure& failure) {
+  note_broken_group();
   poisoned_by_ = failure.reason;
   messages().give_up(failure);
   channel().give_up(failure.reason, failure.culprits, failure.is_timeout);
@@ -54,9 +56,11 @@ void MultiDomain::settle(Traffic& traffic, const Operation& operation) {
 
 void MultiDomain::drive(Traffic& traffic, const Operation& operation) {
   try {
-    while (!traffic.is_done()) {
-      if (!traffic.advance()) await_progress(traffic, operation);
-    }
+    guarded([&] {
+      while (!traffic.is_done()) {
+        if (!traffic.advance()) await_progress(traffic, operation);
+      }
+    });
   } catch (...) {
     messages().cancel();  // while their bytes are still there
     throw;

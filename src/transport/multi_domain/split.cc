@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <random>
 
 #include "common/check.h"
 #include "flexep/error.h"
@@ -20,11 +19,6 @@ struct Request {
   int rank;
   std::uint64_t name;  ///< of the messages of the group that this rank comes first in
 };
-
-std::uint64_t draw_name() {
-  std::random_device entropy;
-  return std::uint64_t{entropy()} << 32 | entropy();
-}
 
 // The new groups by color, each in its new order.
 std::map<int, std::vector<Request>> groups_of(Gathered all) {
@@ -63,7 +57,7 @@ Topology topology_of(const std::vector<Request>& group, const Topology& parent) 
 }  // namespace
 
 std::shared_ptr<Transport> MultiDomain::split(int color, int key) {
-  const Request request{color, key, rank_, draw_name()};
+  const Request request{color, key, rank_, messages().draw_group_name()};
   const auto groups = groups_of(all_gather(bytes_of(request), {.name = "split"}));
   // Every rank looks at every group, so that all refuse or none.
   for (const auto& [other_color, group] : groups) topology_of(group, parts_.topology);

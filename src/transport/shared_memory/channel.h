@@ -42,6 +42,7 @@ class Channel final : public Transport {
   int rank() const override { return rank_; }
   int num_ranks() const override { return static_cast<int>(members_.size()); }
   int num_local_ranks() const override { return fabric_->num_ranks(); }
+  bool can_work_in_background() const override { return true; }
   std::chrono::milliseconds timeout() const override { return timeout_; }
   Topology topology() const override { return {.num_scaleup_ranks = num_ranks()}; }
   Messages& messages() override;

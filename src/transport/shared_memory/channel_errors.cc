@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "flexep/error.h"
+#include "transport/broken_groups.h"
 #include "transport/shared_memory/channel.h"
 
 namespace flexep {
@@ -20,6 +21,7 @@ std::string describe(const Operation& operation) {
 
 template <typename E>
 void Channel::poison(const E& error) {
+  note_broken_group();
   poisoned_by_ = error.what();
   throw error;
 }

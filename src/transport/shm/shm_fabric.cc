@@ -64,12 +64,12 @@ FileDescriptor make_memory(std::size_t num_bytes) {
 class ShmFabric final : public Fabric, public std::enable_shared_from_this<ShmFabric> {
  public:
   ShmFabric(const ShmJob& job, std::vector<FileDescriptor> links, std::chrono::milliseconds timeout)
-      : rank_(job.rank), timeout_(timeout), links_(std::move(links)), notices_(links_.size()) {
+      : name_(job.transport_name), rank_(job.rank), timeout_(timeout), links_(std::move(links)), notices_(links_.size()) {
     for (const auto& link : links_)
       processes_.push_back(link ? open_process(peer_pid(link)) : FileDescriptor());
   }
 
-  std::string_view name() const override { return "shm"; }
+  std::string_view name() const override { return name_; }
   int rank() const override { return rank_; }
   int num_ranks() const override { return static_cast<int>(links_.size()); }
 
@@ -212,6 +212,7 @@ class ShmFabric final : public Fabric, public std::enable_shared_from_this<ShmFa
     }
   }
 
+  const std::string_view name_;
   const int rank_;
   const pid_t owner_ = getpid();
   const std::chrono::milliseconds timeout_;

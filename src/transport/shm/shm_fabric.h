@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "transport/shared_memory/fabric.h"
 
@@ -15,6 +16,7 @@ struct ShmJob {
                    ///< same time
   int rank = 0;
   int num_ranks = 1;
+  std::string_view transport_name = "shm";  ///< of the groups, for those who ask; a literal
 };
 
 /// Connects every pair of processes of the job. Memory is passed over these connections (memfd), and a
