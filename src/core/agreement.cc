@@ -52,14 +52,15 @@ std::string describe_value(Field field, std::int64_t value) {
   return {};
 }
 
-void throw_if_refused(const Operation& operation, Gathered all, std::span<const ExchangeHeader> headers,
-                      int own_rank) {
+[[noreturn]] void throw_refusal(const Operation& operation, std::size_t rank, Gathered all) {
+  const auto reason = all[rank].subspan(sizeof(ExchangeHeader));
+  const std::string_view text(reinterpret_cast<const char*>(reason.data()), reason.size());
+  throw PeerError(static_cast<int>(rank), fmt::format("{}: rank {} refused: {}", operation.name, rank, text));
+}
+
+void throw_if_refused(const Operation& operation, Gathered all, std::span<const ExchangeHeader> headers) {
   for (std::size_t rank = 0; rank < headers.size(); ++rank) {
-    if (headers[rank].is_refusal == 0 || static_cast<int>(rank) == own_rank) continue;
-    const auto reason = all[rank].subspan(sizeof(ExchangeHeader));
-    const std::string_view text(reinterpret_cast<const char*>(reason.data()), reason.size());
-    throw PeerError(static_cast<int>(rank),
-                    fmt::format("{}: rank {} refused: {}", operation.name, rank, text));
+    if (headers[rank].is_refusal != 0) throw_refusal(operation, rank, all);
   }
 }
 
@@ -101,6 +102,14 @@ void Agreement::refuse(const Operation& operation, std::string_view reason) {
   transport_.all_gather(compose(header, std::as_bytes(std::span(reason))), operation);
 }
 
+// Who has nothing to refuse sends nothing: a completion costs a signal, and no memory that others read.
+void Agreement::hear_of_refusals(const Operation& operation) {
+  const Gathered all = transport_.all_gather({}, operation);
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    if (!all[rank].empty()) throw_refusal(operation, rank, all);
+  }
+}
+
 std::span<const std::byte> Agreement::compose(const ExchangeHeader& header, std::span<const std::byte> tail) {
   outgoing_.resize(sizeof(header) + tail.size());
   std::memcpy(outgoing_.data(), &header, sizeof(header));
@@ -113,7 +122,7 @@ ExchangeResult Agreement::accept(const Operation& operation, const ExchangeMessa
       transport_.all_gather(compose(message.header, std::as_bytes(message.counts)), operation);
 
   ExchangeResult result{.headers = headers_of(all), .counts = {}};
-  throw_if_refused(operation, all, result.headers, transport_.rank());
+  throw_if_refused(operation, all, result.headers);
   throw_if_different(operation, result.headers);
   result.counts.reserve(all.size());
   for (const auto bytes : all) {

@@ -79,9 +79,22 @@ class Agreement {
   /// CollectiveMismatch, and as Transport.
   template <typename Prepare>
   ExchangeResult exchange(const Operation& operation, Prepare prepare) {
-    ExchangeMessage message;
+    return accept(operation, run_or_refuse(operation, prepare));
+  }
+
+  /// Runs `step` and waits until all ranks have come as far: the end of an operation, of which ranks have
+  /// nothing to say but that all went well. Errors as in exchange().
+  template <typename Step>
+  void conclude(const Operation& operation, Step step) {
+    run_or_refuse(operation, step);
+    hear_of_refusals(operation);
+  }
+
+ private:
+  template <typename Step>
+  auto run_or_refuse(const Operation& operation, Step& step) {
     try {
-      message = prepare();
+      return step();
     } catch (const std::exception& error) {
       refuse(operation, error.what());
       throw;
@@ -89,10 +102,8 @@ class Agreement {
       refuse(operation, "an exception of unknown type");
       throw;
     }
-    return accept(operation, message);
   }
-
- private:
+  void hear_of_refusals(const Operation& operation);
   void refuse(const Operation& operation, std::string_view reason);
   ExchangeResult accept(const Operation& operation, const ExchangeMessage& message);
   std::span<const std::byte> compose(const ExchangeHeader& header, std::span<const std::byte> tail);

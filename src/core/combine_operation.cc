@@ -42,11 +42,10 @@ void CombineOperation::run() {
   });
 
   // Move, and wait until everybody has read: the caller may overwrite its rows then.
-  engine_.agreement.exchange({"combine: rows", sequence_number_}, [&] {
+  engine_.agreement.conclude({"combine: rows", sequence_number_}, [&] {
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     for (Tensor& bias : args_.bias) bias = bias.contiguous();
     pull(find_sources(agreed));
-    return ExchangeMessage{};
   });
   engine_.meter.end_combine();
 }

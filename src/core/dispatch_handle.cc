@@ -81,8 +81,12 @@ Tensor DispatchHandle::dst_buffer_slot_idx() const {
   require_argument(!state_->device_plan, "handle", "not supported on cuda yet: dst_buffer_slot_idx");
   const Tensor slots = Tensor::empty({send.num_tokens, send.num_topk}, DType::kInt32);
   const std::int32_t first_slot = state_->rank * state_->num_max_tokens_per_rank;
-  std::ranges::transform(send.is_last_of_owner, send.token_slot, slots.data<std::int32_t>(),
-                         [&](bool is_last, std::int32_t slot) { return is_last ? first_slot + slot : -1; });
+  const auto values = slots.values<std::int32_t>();
+  std::ranges::fill(values, -1);
+  for (const std::int64_t master : send.masters) {
+    const auto pair = static_cast<std::size_t>(master);
+    values[pair] = first_slot + send.token_slot[pair];
+  }
   return slots;
 }
 

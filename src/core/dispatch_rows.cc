@@ -96,12 +96,11 @@ void DispatchOperation::make_outputs() {
 }
 
 void DispatchOperation::move() {
-  engine_.agreement.exchange({"dispatch: rows", sequence_number_}, [&] {
+  engine_.agreement.conclude({"dispatch: rows", sequence_number_}, [&] {
     if (failure_) std::rethrow_exception(failure_);
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     push();
     if (request_.do_zero_padding) zero_gaps();
-    return ExchangeMessage{};
   });
   complete();
   add_stats();

@@ -66,10 +66,7 @@ class HostPlannedEngine final : public BufferEngine {
     ++sequence_number_;
     communication_.drain();
     guarded([&] {
-      engine_.agreement.exchange({"barrier", sequence_number_}, [&] {
-        engine_.deferred_error.report();
-        return ExchangeMessage{};
-      });
+      engine_.agreement.conclude({"barrier", sequence_number_}, [&] { engine_.deferred_error.report(); });
     });
   }
 

@@ -58,7 +58,9 @@ SendPlan plan_of_sums(std::int64_t first_row, std::int32_t num_rows, int num_ran
     }
   }
   plan.row = plan.token_slot;
-  plan.is_last_of_owner.assign(plan.owner.size(), 1);
+  plan.masters.resize(plan.owner.size());
+  std::iota(plan.masters.begin(), plan.masters.end(), 0);
+  for (std::int64_t token = 0; token <= num_rows; ++token) plan.master_begin.push_back(token * num_ranks);
   return plan;
 }
 
@@ -154,10 +156,8 @@ class RowCollectives::Impl {
         return message;
       });
       Tensor result;
-      engine_.agreement.exchange({names.move, sequence_number_}, [&] {
-        result = receive(find(agreed, own));
-        return ExchangeMessage{};
-      });
+      engine_.agreement.conclude({names.move, sequence_number_},
+                                 [&] { result = receive(find(agreed, own)); });
       return result;
     } catch (const TimeoutError&) {
       engine_.arena->abandon();  // who was given up may still read it

@@ -32,7 +32,7 @@ RoutingCounts count_routing(const TopkIds& topk_idx, const RoutingShape& shape, 
   // The last token that named each expert, and that went to each rank: finds repetitions without comparing
   // columns.
   std::vector<std::int32_t> last_token_of_expert(pairs_per_expert.size(), -1);
-  const auto owner_of_expert = shape.owners_of_experts();
+  const ExpertOwners owners(shape);
   std::vector<std::int32_t> last_token_of_rank(tokens_per_rank.size(), -1);
   for (int token = 0; token < topk_idx.num_tokens; ++token) {
     const auto ids = topk_idx.of(token);
@@ -45,7 +45,7 @@ RoutingCounts count_routing(const TopkIds& topk_idx, const RoutingShape& shape, 
       last_token_of_expert[expert] = token;
       ++pairs_per_expert[expert];
       // Without a branch: where a token goes is random.
-      const auto owner = static_cast<std::size_t>(owner_of_expert[expert]);
+      const auto owner = static_cast<std::size_t>(owners[id]);
       tokens_per_rank[owner] += last_token_of_rank[owner] != token;
       last_token_of_rank[owner] = token;
     }

@@ -4,7 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <vector>
+
+#include "common/math.h"
 
 namespace flexep {
 
@@ -18,14 +19,21 @@ struct RoutingShape {
 
   int num_local_experts() const { return num_experts / num_ranks; }
   int owner_of(std::int64_t expert) const { return static_cast<int>(expert) / num_local_experts(); }
-  /// [E], owner_of as a table, for loops over pairs: a division for each would be half their time.
-  std::vector<std::int32_t> owners_of_experts() const {
-    std::vector<std::int32_t> owners;
-    owners.reserve(static_cast<std::size_t>(num_experts));
-    for (int rank = 0; rank < num_ranks; ++rank)
-      owners.insert(owners.end(), static_cast<std::size_t>(num_local_experts()), rank);
-    return owners;
+};
+
+/// RoutingShape::owner_of for loops over pairs, in which a division would be half the time.
+class ExpertOwners {
+ public:
+  /// 2^32 / El, rounded up: exact, since an expert's index and El have at most 16 bits.
+  explicit ExpertOwners(const RoutingShape& shape)
+      : reciprocal_(ceil_div(std::uint64_t{1} << 32, static_cast<std::uint64_t>(shape.num_local_experts()))) {
   }
+  std::int32_t operator[](std::int64_t expert) const {
+    return static_cast<std::int32_t>(static_cast<std::uint64_t>(expert) * reciprocal_ >> 32);
+  }
+
+ private:
+  std::uint64_t reciprocal_;
 };
 
 /// One rank's top-k experts: [num_tokens, num_topk], -1 = not routed.

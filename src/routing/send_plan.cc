@@ -53,14 +53,19 @@ void count_rows(std::span<const std::int32_t> counts, const RoutingShape& shape,
   plan.num_rows_per_rank = shape.do_expand ? plan.num_pairs_per_rank : plan.num_tokens_per_rank;
 }
 
-/// A token's pairs have been placed: the last one with each owner stands for it.
-void mark_last_of_owner(std::int64_t begin, std::int64_t end, const std::vector<Destination>& destinations,
-                        SendPlan& plan) {
+/// The pairs [begin, end) of a token have been placed: adds its masters to the `num_masters` of tokens before
+/// it.
+/// @return the number with them.
+std::size_t add_masters(std::int64_t begin, std::int64_t end, const std::vector<Destination>& destinations,
+                        std::size_t num_masters, SendPlan& plan) {
   for (auto pair = begin; pair < end; ++pair) {
     const auto i = static_cast<std::size_t>(pair);
     if (!plan.is_routed(i)) continue;
-    plan.is_last_of_owner[i] = destinations[static_cast<std::size_t>(plan.owner[i])].last_pair == pair;
+    // Written first, and kept if it is one.
+    plan.masters[num_masters] = pair;
+    num_masters += destinations[static_cast<std::size_t>(plan.owner[i])].last_pair == pair;
   }
+  return num_masters;
 }
 
 }  // namespace
@@ -71,14 +76,18 @@ SendPlan plan_send(const TopkIds& topk_idx, const CountSummary& counts, const Ro
   plan.owner.assign(num_pairs, -1);
   plan.token_slot.resize(num_pairs);
   plan.row.resize(num_pairs);
-  plan.is_last_of_owner.assign(num_pairs, 0);
-
   count_rows(counts.own, shape, plan);
+  const auto& num_tokens_per_rank = plan.num_tokens_per_rank;
+  const auto total = std::accumulate(num_tokens_per_rank.begin(), num_tokens_per_rank.end(), std::size_t{0});
+  plan.masters.resize(total + 1);  // add_masters writes before it knows
+  plan.master_begin.reserve(static_cast<std::size_t>(plan.num_tokens) + 1);
+  plan.master_begin.push_back(0);
 
   std::vector<Destination> destinations = first_slots(counts, shape);
   std::vector<std::int32_t> expert_row;  // the next one's of each expert; only the expanded layout has them
   if (shape.do_expand) expert_row = first_expert_rows(counts, shape);
-  const auto owner_of_expert = shape.owners_of_experts();
+  const ExpertOwners owners(shape);
+  std::size_t num_masters = 0;
 
   // No branch depends on where a token goes: that is random, and a misprediction costs more than all the
   // rest.
@@ -89,7 +98,7 @@ SendPlan plan_send(const TopkIds& topk_idx, const CountSummary& counts, const Ro
       const auto i = static_cast<std::size_t>(pair);
       const std::int64_t expert = topk_idx.ids[i];
       if (expert < 0) continue;
-      const std::int32_t owner = owner_of_expert[static_cast<std::size_t>(expert)];
+      const std::int32_t owner = owners[expert];
       Destination& destination = destinations[static_cast<std::size_t>(owner)];
       const bool is_first_of_owner = destination.last_pair < begin;
       destination.next_slot += is_first_of_owner;
@@ -98,8 +107,10 @@ SendPlan plan_send(const TopkIds& topk_idx, const CountSummary& counts, const Ro
       plan.token_slot[i] = destination.next_slot - 1;
       plan.row[i] = shape.do_expand ? expert_row[static_cast<std::size_t>(expert)]++ : plan.token_slot[i];
     }
-    mark_last_of_owner(begin, end, destinations, plan);
+    num_masters = add_masters(begin, end, destinations, num_masters, plan);
+    plan.master_begin.push_back(static_cast<std::int64_t>(num_masters));
   }
+  plan.masters.pop_back();
   return plan;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "routing/count_summary.h"
@@ -10,7 +11,8 @@
 namespace flexep {
 
 /// Where every (token, column) pair of one source rank lands: a pure function of its ids and of all ranks'
-/// counts. Arrays are [T, K]; where `owner` is -1 the pair is not routed and its other entries mean nothing.
+/// counts. Arrays are [T, K] unless they say otherwise; where `owner` is -1 the pair is not routed and its
+/// other entries mean nothing.
 struct SendPlan {
   int num_tokens = 0;
   int num_topk = 0;
@@ -18,9 +20,10 @@ struct SendPlan {
   std::vector<std::int32_t> token_slot;  ///< row of the token in the owner's compact order
   std::vector<std::int32_t>
       row;  ///< row of the owner's recv.x that holds the pair; token_slot in the compact layout
-  /// Whether this is the token's last column with this owner: the column that stands for the rank (semantics'
-  /// "master").
-  std::vector<std::uint8_t> is_last_of_owner;
+  /// The pairs that are their token's last with their owner and stand for it ("master columns"): one for each
+  /// rank that a token goes to, ascending; token t's begin at master_begin[t].
+  std::vector<std::int64_t> masters;
+  std::vector<std::int64_t> master_begin;  ///< [T + 1]
 
   std::vector<std::int32_t> num_tokens_per_rank;  ///< [R], tokens that go to each rank
   std::vector<std::int32_t> num_pairs_per_rank;   ///< [R], pairs whose expert each rank owns
@@ -31,6 +34,11 @@ struct SendPlan {
            static_cast<std::size_t>(column);
   }
   bool is_routed(std::size_t pair) const { return owner[pair] >= 0; }
+  std::span<const std::int64_t> masters_of(int token) const {
+    const auto t = static_cast<std::size_t>(token);
+    return std::span(masters).subspan(static_cast<std::size_t>(master_begin[t]),
+                                      static_cast<std::size_t>(master_begin[t + 1] - master_begin[t]));
+  }
 };
 
 /// Plans the sending of the rank whose summary `counts` is. `topk_idx` has been validated by count_routing,

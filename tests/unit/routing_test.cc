@@ -81,7 +81,8 @@ TEST(RoutingTest, CompactRowsFollowSourceRankAndToken) {
   EXPECT_EQ(send0.row[2], 1);  // token 1 at rank 0, both columns
   EXPECT_EQ(send0.row[3], 1);
   EXPECT_EQ(send0.row[5], 1);  // token 2 at rank 1
-  EXPECT_EQ(send0.is_last_of_owner, (std::vector<std::uint8_t>{1, 1, 0, 1, 0, 1}));
+  EXPECT_EQ(send0.masters, (std::vector<std::int64_t>{0, 1, 3, 5}));
+  EXPECT_EQ(send0.master_begin, (std::vector<std::int64_t>{0, 2, 3, 4}));
   EXPECT_EQ(send0.num_rows_per_rank, (Ints{2, 2}));
   const auto send1 = plan_send(topk(kIds1), counts.of(1), shape(false));
   EXPECT_EQ(send1.row, (Ints{2, 2}));
@@ -106,6 +107,18 @@ TEST(RoutingTest, ExpandedRowsFollowExpertThenSourceAndStartAligned) {
   EXPECT_EQ(send0.num_tokens_per_rank, (Ints{2, 2}));
   const auto send1 = plan_send(topk(kIds1), counts.of(1), aligned);
   EXPECT_EQ(send1.row, (Ints{5, 1}));
+}
+
+TEST(RoutingTest, OwnersOfExpertsAreQuotients) {
+  for (const int num_local_experts : {1, 2, 3, 7, 48, 641, 21845, 65535, 65536}) {
+    const int num_ranks = 65536 / num_local_experts;
+    const RoutingShape s{.num_ranks = num_ranks, .num_experts = num_ranks * num_local_experts};
+    const ExpertOwners owners(s);
+    int num_wrong = 0;
+    for (int expert = 0; expert < s.num_experts; ++expert)
+      num_wrong += owners[expert] != expert / num_local_experts;
+    EXPECT_EQ(num_wrong, 0) << num_local_experts << " experts a rank";
+  }
 }
 
 TEST(RoutingTest, BadIdsAreNamed) {

@@ -74,16 +74,16 @@ void add_token(const PullJob& job, int token, std::size_t row_bytes, RowSums& su
     sums.end_group();
   }
   const std::size_t first_pair = plan.pair(token, 0);
-  const bool by_column = job.do_expand && !job.allow_multiple_reduction;
-  for (std::size_t pair = first_pair; pair < plan.pair(token + 1, 0); ++pair) {
-    if (!plan.is_routed(pair)) continue;
-    if (by_column) {
+  if (job.do_expand && !job.allow_multiple_reduction) {
+    for (std::size_t pair = first_pair; pair < plan.pair(token + 1, 0); ++pair) {
+      if (!plan.is_routed(pair)) continue;
       const PullSource& source = job.sources[static_cast<std::size_t>(plan.owner[pair])];
       sums.add_source(row_at(source.x, plan.row[pair], row_bytes));
       sums.end_group();
-    } else if (plan.is_last_of_owner[pair] != 0) {
-      add_owner_rows(job, first_pair, pair, row_bytes, sums);
     }
+  } else {
+    for (const std::int64_t master : plan.masters_of(token))
+      add_owner_rows(job, first_pair, static_cast<std::size_t>(master), row_bytes, sums);
   }
   sums.end_row();
 }

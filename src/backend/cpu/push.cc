@@ -11,10 +11,18 @@
 namespace flexep::cpu {
 namespace {
 
-// A pair that stands for a payload row: every pair in the expanded layout, one per (token, rank) in the
-// compact one.
-bool has_row(const PushJob& job, std::size_t pair) {
-  return job.plan->is_routed(pair) && (job.do_expand || job.plan->is_last_of_owner[pair] != 0);
+// Calls body(pair) for the pairs of `token` that stand for a payload row: every one in the expanded layout,
+// one per (token, rank) in the compact one.
+template <typename Body>
+void for_rows(const PushJob& job, int token, Body body) {
+  const SendPlan& plan = *job.plan;
+  if (job.do_expand) {
+    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
+      if (plan.is_routed(pair)) body(pair);
+    }
+  } else {
+    for (const std::int64_t master : plan.masters_of(token)) body(static_cast<std::size_t>(master));
+  }
 }
 
 const PushTarget& target_of(const PushJob& job, std::size_t pair) {
@@ -29,10 +37,9 @@ void push_payload(const PushJob& job, int begin, int end) {
   dsts.reserve(static_cast<std::size_t>(end - begin) * static_cast<std::size_t>(plan.num_topk));
   dst_begin.push_back(0);
   for (int token = begin; token < end; ++token) {
-    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
-      if (!has_row(job, pair)) continue;
+    for_rows(job, token, [&](std::size_t pair) {
       dsts.push_back(target_of(job, pair).x + static_cast<std::size_t>(plan.row[pair]) * job.row_bytes);
-    }
+    });
     dst_begin.push_back(static_cast<std::int64_t>(dsts.size()));
   }
   const auto total_rows =
@@ -48,6 +55,10 @@ void push_payload(const PushJob& job, int begin, int end) {
 void push_scales(const PushJob& job, int token, const PushTarget& target, std::int64_t row) {
   const std::uint32_t* from = job.sf + token * job.sf_row_stride;
   std::uint32_t* to = target.sf + row * target.sf_row_stride;
+  if (job.sf_pack_stride == 1 && target.sf_pack_stride == 1) {
+    std::memcpy(to, from, static_cast<std::size_t>(job.num_sf_packs) * sizeof(*to));
+    return;
+  }
   for (std::int64_t pack = 0; pack < job.num_sf_packs; ++pack) {
     to[pack * target.sf_pack_stride] = from[pack * job.sf_pack_stride];
   }
@@ -104,19 +115,20 @@ void push_side_data(const PushJob& job, int begin, int end) {
   const PushPairs push_pairs = push_pairs_for(job);
   const SendPlan& plan = *job.plan;
   for (int token = begin; token < end; ++token) {
-    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
-      if (!plan.is_routed(pair)) continue;
+    for_rows(job, token, [&](std::size_t pair) {
       const PushTarget& target = target_of(job, pair);
-      if (job.num_sf_packs > 0 && has_row(job, pair)) push_scales(job, token, target, plan.row[pair]);
+      if (job.num_sf_packs > 0) push_scales(job, token, target, plan.row[pair]);
       if (job.do_expand && target.topk_weights != nullptr) {
         std::memcpy(target.topk_weights + static_cast<std::size_t>(plan.row[pair]) * job.weight_bytes,
                     job.topk_weights + pair * job.weight_bytes, job.weight_bytes);
       }
-      if (plan.is_last_of_owner[pair] == 0) continue;
+    });
+    for (const std::int64_t master : plan.masters_of(token)) {
+      const auto pair = static_cast<std::size_t>(master);
       if (!job.do_expand) {
         push_pairs(job, token, plan.owner[pair], static_cast<std::size_t>(plan.token_slot[pair]));
       }
-      if (target.metadata != nullptr) push_metadata(job, token, pair);
+      if (target_of(job, pair).metadata != nullptr) push_metadata(job, token, pair);
     }
   }
 }

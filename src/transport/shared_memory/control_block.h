@@ -33,7 +33,7 @@ class ControlBlock {
     char reason[kMaxReasonLength + 1];
   };
 
-  struct Slot {
+  struct alignas(64) Slot {
     std::uint64_t
         total_bytes;  ///< of the whole message, which takes several exchanges when it exceeds the capacity
     std::uint64_t sequence_number;

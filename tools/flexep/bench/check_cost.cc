@@ -26,7 +26,7 @@ Finding CheckCost::check() const {
 std::vector<std::int32_t> CheckCost::count_unchecked() const {
   const RoutingShape shape{.num_ranks = rank_.options.num_ranks, .num_experts = rank_.options.num_experts};
   std::vector<std::int32_t> counts(static_cast<std::size_t>(shape.num_ranks + shape.num_experts));
-  const std::vector<std::int32_t> owner_of_expert = shape.owners_of_experts();
+  const ExpertOwners owners(shape);
   std::vector<std::int32_t> last_token_of_rank(static_cast<std::size_t>(shape.num_ranks), -1);
   const auto ids = rank_.topk_idx.values<std::int64_t>();
   const auto num_topk = static_cast<std::size_t>(rank_.options.num_topk);
@@ -35,7 +35,7 @@ std::vector<std::int32_t> CheckCost::count_unchecked() const {
       if (id == -1) continue;
       const auto expert = static_cast<std::size_t>(id);
       ++counts[static_cast<std::size_t>(shape.num_ranks) + expert];
-      const auto owner = static_cast<std::size_t>(owner_of_expert[expert]);
+      const auto owner = static_cast<std::size_t>(owners[id]);
       counts[owner] += last_token_of_rank[owner] != token;
       last_token_of_rank[owner] = token;
     }
