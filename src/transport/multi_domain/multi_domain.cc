@@ -78,9 +78,9 @@ void MultiDomain::require_same_operation() {
 void MultiDomain::transpose(std::span<const std::int32_t> values, std::span<std::int32_t> received,
                             const Operation& operation) {
   require_usable(operation);
-  const auto [num_domains, num_scaleup_ranks] = parts_.topology;
+  const int num_domains = parts_.topology.num_scaleout_ranks;
   const std::size_t num_values = received.size() / gathered_.size();
-  const std::size_t domain_values = num_values * static_cast<std::size_t>(num_scaleup_ranks);
+  const std::size_t domain_values = num_values * static_cast<std::size_t>(parts_.topology.num_scaleup_ranks);
   // What a rank of this rail has for the ranks of this domain, by that rank's domain.
   std::vector<std::int32_t> for_domain(values.size());
   const auto part = [&](auto& all, int domain) {
