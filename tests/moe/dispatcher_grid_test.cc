@@ -3,7 +3,10 @@
 // Every dispatcher and backend does the same with the same routing, on every division of ranks.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "dispatcher_cases.h"
+#include "dispatcher_situations.h"
 
 namespace flexep::moe {
 namespace {
@@ -17,105 +20,41 @@ using testing::Grid;
 using testing::ragged_tokens;
 using testing::router_batch;
 using testing::Row;
+using testing::Situation;
 
 class DispatcherGridTest : public ::testing::TestWithParam<Grid> {
  protected:
   const int num_ranks = GetParam().tp * GetParam().ep;
   Batch batch = router_batch(ragged_tokens(num_ranks), 1);
-
-  // Checks the batch with every dispatcher for which `change` makes a configuration and returns true.
-  template <typename Change>
-  void check_all(Change&& change) {
-    in_process(num_ranks, [&](Communicator& comm) {
-      const auto group = std::make_shared<ExpertParallelGroup>(comm);
-      for (const DispatcherKind& kind : all_dispatchers()) {
-        MoeConfig config = config_of(GetParam(), kind);
-        if (change(kind, config)) {
-          EXPECT_EQ("", check_layer(config, kind, batch, group));
-        }
-      }
-    });
-  }
-  void check_all() {
-    check_all([](const DispatcherKind&, MoeConfig&) { return true; });
-  }
 };
 
-TEST_P(DispatcherGridTest, OutputsAndGradientsAreTheSums) {
-  check_all();
-}
+class DispatcherSituationTest : public ::testing::TestWithParam<std::tuple<Grid, Situation>> {};
 
-TEST_P(DispatcherGridTest, DenseProbsWithAMapOfFew) {
-  for (std::size_t token = 0; token < batch.probs.size(); ++token)
-    for (std::size_t expert = 0; expert < 8; ++expert)
-      if (batch.routing_map[token][expert] == 0) batch.probs[token][expert] = 0.25;
-  check_all();
-}
-
-TEST_P(DispatcherGridTest, DenseMapSendsEveryTokenToEveryExpert) {
-  for (Row& probs : batch.probs)
-    for (double& prob : probs) prob += 0.5;
-  for (Row& map : batch.routing_map) map.assign(8, 1);
-  check_all();
-}
-
-TEST_P(DispatcherGridTest, ZeroProbsHaveGradientsWhereTheyWereSent) {
-  for (Row& probs : batch.probs) probs.assign(8, 0);
-  check_all();
-}
-
-TEST_P(DispatcherGridTest, DroppedPairsGoNowhere) {
-  // As a router with a capacity factor leaves them: every third token loses an expert, every fourth all.
-  for (std::size_t token = 0; token < batch.probs.size(); ++token) {
-    for (std::size_t expert = 0, seen = 0; expert < 8; ++expert) {
-      if (batch.routing_map[token][expert] == 0) continue;
-      const bool is_dropped = token % 4 == 0 || (token % 3 == 0 && seen == 0);
-      ++seen;
-      if (is_dropped) batch.routing_map[token][expert] = batch.probs[token][expert] = 0;
-    }
-  }
-  check_all([](const DispatcherKind&, MoeConfig& config) {
-    config.moe_expert_capacity_factor = 1.0;
-    return true;
+TEST_P(DispatcherSituationTest, OutputsAndGradientsAreTheSums) {
+  const auto& [grid, situation] = GetParam();
+  const int num_ranks = grid.tp * grid.ep;
+  const Batch batch = router_batch(ragged_tokens(num_ranks), 1);
+  in_process(num_ranks, [&, &grid = grid, &situation = situation](Communicator& comm) {
+    EXPECT_EQ("",
+              testing::check_situation(grid, situation, batch, std::make_shared<ExpertParallelGroup>(comm)));
   });
 }
 
-TEST_P(DispatcherGridTest, AMapThatIsRespectedExcludesPairs) {
-  for (std::size_t token = 0; token < batch.probs.size(); token += 2)
-    batch.routing_map[token][testing::largest(batch.probs[token], 1)[0]] = 0;
-  check_all([](const DispatcherKind&, MoeConfig& config) {
-    config.moe_respect_routing_map = true;
-    return true;
-  });
-}
-
-TEST_P(DispatcherGridTest, AllTokensToOneExpert) {
-  for (std::size_t token = 0; token < batch.probs.size(); ++token) {
-    batch.probs[token] = batch.routing_map[token] = Row(8);
-    batch.probs[token][5] = batch.routing_map[token][5] = 1;
-  }
-  check_all();
-}
-
-TEST_P(DispatcherGridTest, LatentRowsAreWhatTravels) {
-  check_all([](const DispatcherKind&, MoeConfig& config) {
-    config.hidden_size = 16;
-    config.moe_latent_size = 4;
-    return true;
-  });
-}
-
-TEST_P(DispatcherGridTest, NoRankHasTokens) {
-  batch = router_batch(std::vector<std::int64_t>(static_cast<std::size_t>(num_ranks)), 1);
-  check_all();
-}
-
-TEST_P(DispatcherGridTest, PaddingForQuantisationChangesNothing) {
-  check_all([](const DispatcherKind& kind, MoeConfig& config) {
-    config.fp8 = Fp8Format::kE4M3;
-    config.moe_router_padding_for_quantization = true;
-    return kind.type != TokenDispatcherType::kAllGather;
-  });
+// The recipes of quantisation, with what rows are a multiple of.
+std::vector<std::pair<int, MoeConfig>> padded_configs(const Grid& grid, const DispatcherKind& kind) {
+  MoeConfig config = config_of(grid, kind);
+  config.moe_router_padding_for_quantization = true;
+  MoeConfig fp8 = config, mxfp8 = config, fp4 = config, fused = config;
+  fp8.fp8 = Fp8Format::kE4M3;
+  mxfp8.fp8 = Fp8Format::kE4M3;
+  mxfp8.fp8_recipe = Fp8Recipe::kMxFp8;
+  fp4.fp4 = Fp4Format::kE2M1;
+  fused.fp8 = Fp8Format::kE4M3;
+  fused.use_transformer_engine_op_fuser = true;
+  // Room for what fills up every expert.
+  for (MoeConfig* each : {&fp8, &mxfp8, &fp4, &fused})
+    if (each->moe_expert_rank_capacity_factor) each->moe_expert_rank_capacity_factor = 32 * grid.tp * grid.ep;
+  return {{16, fp8}, {32, mxfp8}, {128, fp4}, {256, fused}};
 }
 
 TEST_P(DispatcherGridTest, PaddedExpertsHaveWholeMultiplesOfRowsThatAreZero) {
@@ -123,19 +62,19 @@ TEST_P(DispatcherGridTest, PaddedExpertsHaveWholeMultiplesOfRowsThatAreZero) {
     const auto group = std::make_shared<ExpertParallelGroup>(comm);
     for (const DispatcherKind& kind : all_dispatchers()) {
       if (kind.type == TokenDispatcherType::kAllGather) continue;
-      MoeConfig config = config_of(GetParam(), kind);
-      config.fp8 = Fp8Format::kE4M3;
-      config.moe_router_padding_for_quantization = true;
-      {  // so that memory which nobody writes is seen
-        const Tensor poison = group->buffer().empty({1 << 16}, DType::kFloat64);
-        std::ranges::fill(poison.values<double>(), std::numeric_limits<double>::quiet_NaN());
-      }
-      const auto grouped = testing::run_dispatch(config, batch, group);
-      for (const int count : grouped.tokens_per_expert) EXPECT_EQ(count % 16, 0) << kind.name;
-      const auto rows = testing::rows_of(grouped.tokens.hidden);
-      for (std::size_t row = 0; row < rows.size(); ++row) {
-        if (grouped.tokens.probs.data<double>()[row] == 0) {
-          EXPECT_EQ(rows[row], Row(4)) << kind.name;
+      for (const auto& [multiple, config] : padded_configs(GetParam(), kind)) {
+        {  // so that memory which nobody writes is seen
+          const Tensor poison = group->buffer().empty({1 << 16}, DType::kFloat64);
+          std::ranges::fill(poison.values<double>(), std::numeric_limits<double>::quiet_NaN());
+        }
+        const auto grouped = testing::run_dispatch(config, batch, group);
+        for (const int count : grouped.tokens_per_expert)
+          EXPECT_EQ(count % multiple, 0) << kind.name << ", " << multiple;
+        const auto rows = testing::rows_of(grouped.tokens.hidden);
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+          if (grouped.tokens.probs.data<double>()[row] == 0) {
+            EXPECT_EQ(rows[row], Row(4)) << kind.name << ", " << multiple;
+          }
         }
       }
     }
@@ -194,12 +133,20 @@ TEST_P(DispatcherGridTest, ExpertsGetRowsInOneOrder) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Grids, DispatcherGridTest,
-                         ::testing::Values(Grid{1, 1}, Grid{1, 4}, Grid{4, 1}, Grid{2, 2}, Grid{1, 8},
-                                           Grid{8, 1}, Grid{4, 2}),
-                         [](const auto& grid) {
-                           return fmt::format("Tp{}Ep{}", grid.param.tp, grid.param.ep);
-                         });
+const auto kGrids =
+    ::testing::Values(Grid{1, 1}, Grid{1, 4}, Grid{4, 1}, Grid{2, 2}, Grid{1, 8}, Grid{8, 1}, Grid{4, 2});
+
+INSTANTIATE_TEST_SUITE_P(Grids, DispatcherGridTest, kGrids, [](const auto& grid) {
+  return fmt::format("Tp{}Ep{}", grid.param.tp, grid.param.ep);
+});
+std::string name_of_case(const ::testing::TestParamInfo<std::tuple<Grid, Situation>>& params) {
+  const auto& [grid, situation] = params.param;
+  return fmt::format("Tp{}Ep{}{}", grid.tp, grid.ep, situation.name);
+}
+
+INSTANTIATE_TEST_SUITE_P(Grids, DispatcherSituationTest,
+                         ::testing::Combine(kGrids, ::testing::ValuesIn(testing::all_situations())),
+                         name_of_case);
 
 }  // namespace
 }  // namespace flexep::moe

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include "dispatcher_cases.h"
+#include "dispatcher_situations.h"
 #include "support/processes.h"
 
 namespace flexep::moe {
@@ -14,7 +14,7 @@ using testing::Grid;
 
 class DispatcherProcessesTest : public ::testing::TestWithParam<Grid> {};
 
-TEST_P(DispatcherProcessesTest, OutputsAndGradientsAreTheSums) {
+TEST_P(DispatcherProcessesTest, OutputsAndGradientsAreTheSumsInEverySituation) {
   const int num_ranks = GetParam().tp * GetParam().ep;
   const std::string job = fmt::format("moe/{}x{}/{}", GetParam().tp, GetParam().ep, getpid());
   test::Processes processes(job, num_ranks, [&](int) {
@@ -25,8 +25,8 @@ TEST_P(DispatcherProcessesTest, OutputsAndGradientsAreTheSums) {
       auto num_tokens = testing::ragged_tokens(num_ranks);
       for (auto& count : num_tokens) count *= step * step;
       const auto batch = testing::router_batch(num_tokens, 1);
-      for (const auto& kind : testing::all_dispatchers())
-        mistakes += testing::check_layer(testing::config_of(GetParam(), kind), kind, batch, group);
+      for (const auto& situation : testing::all_situations())
+        mistakes += testing::check_situation(GetParam(), situation, batch, group);
     }
     std::cerr << mistakes;
     return mistakes.empty() ? 0 : 1;
@@ -35,7 +35,7 @@ TEST_P(DispatcherProcessesTest, OutputsAndGradientsAreTheSums) {
 }
 
 INSTANTIATE_TEST_SUITE_P(shm, DispatcherProcessesTest,
-                         ::testing::Values(Grid{1, 2}, Grid{2, 1}, Grid{2, 2}, Grid{1, 4}),
+                         ::testing::Values(Grid{1, 2}, Grid{2, 1}, Grid{2, 2}, Grid{1, 4}, Grid{4, 1}),
                          [](const auto& grid) {
                            return fmt::format("Tp{}Ep{}", grid.param.tp, grid.param.ep);
                          });

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "flexep/moe/moe_layer.h"
+#include "flexep/moe/permute.h"
 
 namespace flexep::moe {
 namespace {
@@ -59,7 +60,7 @@ constexpr std::size_t num_members() {
 }
 
 TEST(GradientTest, ABackwardReturnsAGradientForEachDifferentiableInput) {
-  // dispatch: x and probs. combine: x.
+  // dispatch (upstream: of ten inputs, those at 1 and 3): x and probs. combine (of six, that at 1): x.
   EXPECT_EQ(num_members<Tokens>(), 2U);
   EXPECT_EQ(num_members<TokenGradients>(), 2U);
   using Dispatch = TokenGradients (TokenDispatcher::*)(const TokenGradients&);
@@ -70,6 +71,15 @@ TEST(GradientTest, ABackwardReturnsAGradientForEachDifferentiableInput) {
   EXPECT_TRUE((std::is_same_v<decltype(&TokenDispatcher::combine_preprocess_backward), Combine>));
   EXPECT_TRUE((std::is_same_v<decltype(&TokenDispatcher::token_combine_backward), Combine>));
   EXPECT_TRUE((std::is_same_v<decltype(&TokenDispatcher::combine_postprocess_backward), Combine>));
+  // permute and the sort of chunks: rows and probs. unpermute: rows, with weights their probs too.
+  using Permute = TokenGradients (*)(const TokenGradients&, const Permutation&, const Tensor&);
+  using Unpermute = Gradient<Tensor> (*)(const Gradient<Tensor>&, const Permutation&, const Tensor&);
+  using WeightedUnpermute = TokenGradients (*)(const Gradient<Tensor>&, const Tokens&, const Permutation&);
+  using SortChunks = TokenGradients (*)(const TokenGradients&, const ChunkOrder&);
+  EXPECT_TRUE((std::is_same_v<decltype(&permute_backward), Permute>));
+  EXPECT_NE(static_cast<Unpermute>(&unpermute_backward), nullptr);
+  EXPECT_NE(static_cast<WeightedUnpermute>(&unpermute_backward), nullptr);
+  EXPECT_NE(static_cast<SortChunks>(&sort_chunks_by_idxs_backward), nullptr);
   // router: hidden and weight, from probs and aux_loss.
   EXPECT_EQ(num_members<RouterGradients>(), 2U);
   EXPECT_EQ(num_members<RouterOutputGradients>(), 2U);

@@ -66,6 +66,7 @@ struct Dispatcher {
   flexep::moe::TokenDispatcherType type;
   flexep::moe::FlexDispatcherBackend backend;
   const char* name;
+  bool moe_permute_fusion = true;
 };
 
 class TrainerDispatcherTest : public ::testing::TestWithParam<Dispatcher> {};
@@ -83,7 +84,9 @@ Options options_with(flexep::moe::TokenDispatcherType type, flexep::moe::FlexDis
 TEST_P(TrainerDispatcherTest, LearnsLikeAllToAll) {
   static const TrainingResult alltoall = train(
       options_with(flexep::moe::TokenDispatcherType::kAllToAll, flexep::moe::FlexDispatcherBackend::kDeepEp));
-  const TrainingResult other = train(options_with(GetParam().type, GetParam().backend));
+  Options options = options_with(GetParam().type, GetParam().backend);
+  options.moe.moe_permute_fusion = GetParam().moe_permute_fusion;
+  const TrainingResult other = train(options);
   ASSERT_EQ(other.train_loss.size(), static_cast<std::size_t>(kNumSteps));
   for (std::size_t step = 0; step < other.train_loss.size(); ++step)
     EXPECT_NEAR(other.train_loss[step], alltoall.train_loss[step], 1e-4) << "step " << step;
@@ -97,6 +100,8 @@ INSTANTIATE_TEST_SUITE_P(
                                  "AllGather"},
                       Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kDeepEp, "DeepEp"},
                       Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kDeepEpV2, "DeepEpV2"},
+                      Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kDeepEpV2,
+                                 "DeepEpV2WithoutFusion", false},
                       Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kHybridEp, "HybridEp"},
                       Dispatcher{TokenDispatcherType::kFlex, FlexDispatcherBackend::kNcclEp, "NcclEp"}),
     [](const auto& dispatcher) { return dispatcher.param.name; });

@@ -71,7 +71,7 @@ struct RouterForward {
 /// Random choices (jitter, forced load) are pure functions of (random_key, token, column), tokens numbered
 /// over all ranks: the same for any division over ranks.
 ///
-/// Collective over `comm` with a loss (one sum of at most 2E + 3 doubles) or with something random that
+/// Collective over `comm` with a loss (one sum of 2E + 4 doubles) or with something random that
 /// depends on the token, local otherwise.
 /// @param hidden  [T, H], bf16, fp16, fp32 or fp64; T may be 0 and differ between ranks.
 /// @param weight  [E, H] in params_dtype.

@@ -43,15 +43,15 @@ class TokenDispatcher {
   virtual ~TokenDispatcher() = default;
 
   /// Brings tokens into the form in which they are sent.
-  /// @param tokens       hidden [..., H], two or three dimensions (bf16, fp32, fp64), H =
-  /// MoeConfig::dispatched_hidden_size(); probs [T, E] (fp32, fp64), T tokens in hidden.
+  /// @param tokens       hidden [..., H], two or three dimensions (bf16, fp16, fp32, fp64), H =
+  /// MoeConfig::dispatched_hidden_size(); probs [T, E] (fp32, fp64), T tokens in hidden. Not modified.
   /// @param routing_map  int32 [T, E], not 0 = goes there. The backends deepep, deepepv2 and ncclep do not
   /// read it, as in Megatron, unless moe_respect_routing_map is set: they send each token to the top k of its
   /// probs.
   /// @return hidden [T, H], probs in the backend's own form.
   /// @throws InvalidArgument that names `hidden`, `probs` or `routing_map`.
   virtual Tokens dispatch_preprocess(const Tokens& tokens, const Tensor& routing_map) = 0;
-  /// Sends. @param tokens as dispatch_preprocess returned them; probs may be left out after
+  /// Sends. Collective. @param tokens  as dispatch_preprocess returned them; probs may be left out after
   /// set_cudagraph_attr.
   /// @param options  of deepep and deepepv2; others are done when they return.
   /// @return what this rank received, in the dispatcher's own layout.
@@ -67,17 +67,26 @@ class TokenDispatcher {
 
   /// @param hidden  [rows, H], the experts' weighted output, row for row as dispatch_postprocess gave them.
   virtual Tensor combine_preprocess(const Tensor& hidden) = 0;
-  /// Brings back. @return rows of this rank's tokens, in the dispatcher's own layout. @throws as
-  /// token_dispatch.
+  /// Brings back. Collective. @param hidden  as combine_preprocess returned it. @return rows of this rank's
+  /// tokens, in the dispatcher's own layout. @throws as token_dispatch.
   virtual Tensor token_combine(const Tensor& hidden, const AsyncOptions& options = {}) = 0;
   /// @return the sums in the shape of the hidden given to dispatch_preprocess.
   virtual Tensor combine_postprocess(const Tensor& hidden) = 0;
 
+  // Gradients have the shapes and types of the values that they belong to.
+
+  /// @param grad  [..., H], the shape of combine_postprocess's result. @throws InvalidArgument that names
+  /// `hidden`.
   virtual Gradient<Tensor> combine_postprocess_backward(const Gradient<Tensor>& grad) = 0;
+  /// Collective: sends each token's gradient to its experts' ranks.
   virtual Gradient<Tensor> token_combine_backward(const Gradient<Tensor>& grad) = 0;
+  /// @return [rows, H], of the experts' output; of padding 0 or not meant to be read.
   virtual Gradient<Tensor> combine_preprocess_backward(const Gradient<Tensor>& grad) = 0;
 
+  /// @param grads  hidden [rows, H] and probs [rows], of what dispatch_postprocess returned; not read where
+  /// rows are padding.
   virtual TokenGradients dispatch_postprocess_backward(const TokenGradients& grads) = 0;
+  /// Collective: brings the gradients of rows and probabilities back to the tokens' ranks.
   virtual TokenGradients token_dispatch_backward(const TokenGradients& grads) = 0;
   /// @return hidden in its original shape; probs [T, E], 0 for pairs that were not sent.
   virtual TokenGradients dispatch_preprocess_backward(const TokenGradients& grads) = 0;
@@ -111,8 +120,8 @@ class TokenDispatcher {
 
 /// The dispatcher that `config` names, for one microbatch. Cheap; local, but for the first alltoall or
 /// allgather dispatcher of a group and tensor parallel size, which all ranks make together.
-/// @throws InvalidArgument when the parallel sizes do not multiply to the number of ranks
-/// ("expert_model_parallel_size").
+/// @throws InvalidArgument as MoeConfig::validate, and when the parallel sizes do not multiply to the number
+/// of ranks ("expert_model_parallel_size").
 std::unique_ptr<TokenDispatcher> make_token_dispatcher(const MoeConfig& config,
                                                        std::shared_ptr<ExpertParallelGroup> group);
 
