@@ -29,13 +29,11 @@ Arena::Block Arena::reserve(std::size_t num_bytes) {
   const std::lock_guard lock(mutex_);
   if (auto block = reserve_free(num_bytes)) return std::move(*block);
   grow(num_bytes);
-  return take(chunks_.size() - 1, 0, num_bytes);
+  return take(*chunks_.back(), 0, num_bytes);
 }
 
 Arena::~Arena() {
-  for (const auto& chunk : chunks_) {
-    if (chunk) transport_->discard(chunk->segment);
-  }
+  for (const auto& chunk : chunks_) transport_->discard(chunk->segment);
 }
 
 void Arena::abandon() {
@@ -53,15 +51,14 @@ void Arena::grow(std::size_t num_bytes) {
   if (!fits()) throw_out_of_memory(num_bytes);
   auto chunk = std::make_unique<Chunk>();
   chunk->segment = transport_->create_segment(chunk_bytes);
-  chunk->free_blocks[0] = chunk_bytes;
+  chunk->free_blocks.push_back({.offset = 0, .num_bytes = chunk_bytes});
   chunks_.push_back(std::move(chunk));
 }
 
 void Arena::throw_out_of_memory(std::size_t num_bytes) const {
   std::size_t largest = 0;
   for (const auto& chunk : chunks_) {
-    if (!chunk) continue;
-    for (const auto& [offset, free_bytes] : chunk->free_blocks) largest = std::max(largest, free_bytes);
+    for (const FreeBlock& free : chunk->free_blocks) largest = std::max(largest, free.num_bytes);
   }
   const std::size_t room = max_bytes_ - std::min(max_bytes_, num_bytes_locked());
   throw OutOfMemory(
@@ -76,25 +73,22 @@ std::size_t Arena::trim() {
 }
 
 std::size_t Arena::trim_locked() {
-  std::size_t total = 0;
-  for (auto& chunk : chunks_) {
-    const bool is_idle = chunk && chunk->free_blocks.size() == 1 &&
-                         chunk->free_blocks.begin()->second == chunk->segment.num_bytes;
-    if (!is_idle) continue;
+  const std::size_t before = num_bytes_locked();
+  std::erase_if(chunks_, [&](const auto& chunk) {
+    const bool is_idle =
+        chunk->free_blocks.size() == 1 && chunk->free_blocks.front().num_bytes == chunk->segment.num_bytes;
     // Other ranks may have the chunk mapped until their buffer goes: they keep addresses, not memory.
-    transport_->discard(chunk->segment);
-    total += chunk->segment.num_bytes;
-    chunk.reset();
-  }
-  return total;
+    if (is_idle) transport_->discard(chunk->segment);
+    return is_idle;
+  });
+  return before - num_bytes_locked();
 }
 
 std::optional<Arena::Block> Arena::reserve_free(std::size_t num_bytes) {
   if (is_abandoned_) return std::nullopt;
-  for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
-    if (!chunks_[chunk]) continue;
-    for (const auto& [offset, free_bytes] : chunks_[chunk]->free_blocks) {
-      if (free_bytes >= num_bytes) return take(chunk, offset, num_bytes);
+  for (const auto& chunk : chunks_) {
+    for (std::size_t i = 0; i < chunk->free_blocks.size(); ++i) {
+      if (chunk->free_blocks[i].num_bytes >= num_bytes) return take(*chunk, i, num_bytes);
     }
   }
   return std::nullopt;
@@ -102,57 +96,52 @@ std::optional<Arena::Block> Arena::reserve_free(std::size_t num_bytes) {
 
 Arena::Block Arena::reserve_largest() {
   const std::lock_guard lock(mutex_);
-  std::size_t best_chunk = 0;
-  std::size_t best_offset = 0;
+  Chunk* best_chunk = nullptr;
+  std::size_t best_block = 0;
   std::size_t best_bytes = 0;
-  for (std::size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
-    if (!chunks_[chunk]) continue;
-    for (const auto& [offset, free_bytes] : chunks_[chunk]->free_blocks) {
+  for (const auto& chunk : chunks_) {
+    for (std::size_t i = 0; i < chunk->free_blocks.size(); ++i) {
+      const std::size_t free_bytes = chunk->free_blocks[i].num_bytes;
       if (free_bytes <= best_bytes) continue;
-      best_chunk = chunk;
-      best_offset = offset;
+      best_chunk = chunk.get();
+      best_block = i;
       best_bytes = free_bytes;
     }
   }
-  if (best_bytes == 0) return {};
-  return take(best_chunk, best_offset, best_bytes);
+  if (best_chunk == nullptr) return {};
+  return take(*best_chunk, best_block, best_bytes);
 }
 
-Arena::Block Arena::take(std::size_t chunk, std::size_t offset, std::size_t num_bytes) {
-  auto& free_blocks = chunks_[chunk]->free_blocks;
-  const auto found = free_blocks.find(offset);
-  // What is left stays under its new offset, in the same node.
-  auto rest = free_blocks.extract(found);
-  rest.key() += num_bytes;
-  rest.mapped() -= num_bytes;
-  if (rest.mapped() > 0) free_blocks.insert(std::move(rest));
-  return {shared_from_this(), chunk, offset, num_bytes};
+Arena::Block Arena::take(Chunk& chunk, std::size_t free_block, std::size_t num_bytes) {
+  FreeBlock& free = chunk.free_blocks[free_block];
+  Block block(shared_from_this(), &chunk, free.offset, num_bytes);
+  free.offset += num_bytes;
+  free.num_bytes -= num_bytes;
+  if (free.num_bytes == 0)
+    chunk.free_blocks.erase(chunk.free_blocks.begin() + static_cast<std::ptrdiff_t>(free_block));
+  return block;
 }
 
-void Arena::give_back(std::size_t chunk, std::size_t offset, std::size_t num_bytes) {
+void Arena::give_back(Chunk& chunk, std::size_t offset, std::size_t num_bytes) {
   const std::lock_guard lock(mutex_);
   if (is_abandoned_) return;
-  auto& free_blocks = chunks_[chunk]->free_blocks;
-  auto next = free_blocks.lower_bound(offset);
-  if (next != free_blocks.end() && offset + num_bytes == next->first) {
-    num_bytes += next->second;
-    next = free_blocks.erase(next);
+  auto& free_blocks = chunk.free_blocks;
+  const auto next = std::ranges::lower_bound(free_blocks, offset, {}, &FreeBlock::offset);
+  const bool joins_next = next != free_blocks.end() && offset + num_bytes == next->offset;
+  if (next != free_blocks.begin() && std::prev(next)->end() == offset) {
+    std::prev(next)->num_bytes += num_bytes + (joins_next ? next->num_bytes : 0);
+    if (joins_next) free_blocks.erase(next);
+  } else if (joins_next) {
+    *next = {.offset = offset, .num_bytes = num_bytes + next->num_bytes};
+  } else {
+    free_blocks.insert(next, {.offset = offset, .num_bytes = num_bytes});
   }
-  if (next != free_blocks.begin()) {
-    const auto previous = std::prev(next);
-    if (previous->first + previous->second == offset) {
-      previous->second += num_bytes;
-      return;
-    }
-  }
-  free_blocks[offset] = num_bytes;
 }
 
 std::optional<ArenaAddress> Arena::locate(const void* data, std::size_t num_bytes) const {
   const auto* begin = static_cast<const std::byte*>(data);
   const std::lock_guard lock(mutex_);
   for (const auto& chunk : chunks_) {
-    if (!chunk) continue;
     const std::byte* memory = chunk->segment.memory.get();
     if (begin < memory || begin + num_bytes > memory + chunk->segment.num_bytes) continue;
     return ArenaAddress{chunk->segment.id, static_cast<std::uint64_t>(begin - memory)};
@@ -167,12 +156,12 @@ std::size_t Arena::num_bytes() const {
 
 std::size_t Arena::num_bytes_locked() const {
   std::size_t total = 0;
-  for (const auto& chunk : chunks_) total += chunk ? chunk->segment.num_bytes : 0;
+  for (const auto& chunk : chunks_) total += chunk->segment.num_bytes;
   return total;
 }
 
 Arena::Block::~Block() {
-  if (num_bytes_ > 0) arena_->give_back(chunk_, offset_, num_bytes_);
+  if (num_bytes_ > 0) arena_->give_back(*chunk_, offset_, num_bytes_);
 }
 
 void Arena::Block::swap(Block& other) noexcept {
@@ -183,20 +172,18 @@ void Arena::Block::swap(Block& other) noexcept {
 }
 
 std::byte* Arena::Block::data() const {
-  if (!arena_) return nullptr;
-  const std::lock_guard lock(arena_->mutex_);
-  return arena_->chunks_[chunk_]->segment.memory.get() + offset_;
+  return chunk_ == nullptr ? nullptr : chunk_->segment.memory.get() + offset_;
 }
 
 ArenaAddress Arena::Block::address() const {
-  if (!arena_) return {};
-  const std::lock_guard lock(arena_->mutex_);
-  return {arena_->chunks_[chunk_]->segment.id, offset_};
+  if (chunk_ == nullptr) return {};
+  return {chunk_->segment.id, offset_};
 }
 
 Arena::Block Arena::Block::take_front(std::size_t num_bytes) {
   num_bytes = align_up(num_bytes, kGranularity);
-  Block front(num_bytes > 0 ? arena_ : nullptr, chunk_, offset_, num_bytes);
+  Block front;
+  if (num_bytes > 0) front = Block(arena_, chunk_, offset_, num_bytes);
   offset_ += num_bytes;
   num_bytes_ -= num_bytes;
   return front;

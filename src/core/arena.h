@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -23,6 +22,8 @@ struct ArenaAddress {
 /// what is needed and reuses what is dropped: a block goes back when the last tensor in it is destroyed, on
 /// any thread, and the chunks live as long as a block is in use, whatever becomes of the buffer.
 class Arena : public std::enable_shared_from_this<Arena> {
+  struct Chunk;
+
  public:
   /// Gives its pages back; what other ranks have mapped of them they do not need any more.
   ~Arena();
@@ -34,7 +35,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   class Block {
    public:
     Block() = default;
-    Block(std::shared_ptr<Arena> arena, std::size_t chunk, std::size_t offset, std::size_t num_bytes)
+    Block(std::shared_ptr<Arena> arena, Chunk* chunk, std::size_t offset, std::size_t num_bytes)
         : arena_(std::move(arena)), chunk_(chunk), offset_(offset), num_bytes_(num_bytes) {}
     ~Block();
     Block(Block&& other) noexcept { swap(other); }
@@ -53,7 +54,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
     void swap(Block& other) noexcept;
 
     std::shared_ptr<Arena> arena_;
-    std::size_t chunk_ = 0;
+    Chunk* chunk_ = nullptr;  ///< stays as long as one of its blocks is in use
     std::size_t offset_ = 0;
     std::size_t num_bytes_ = 0;
   };
@@ -77,9 +78,14 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::size_t trim();
 
  private:
+  struct FreeBlock {
+    std::size_t offset = 0;
+    std::size_t num_bytes = 0;
+    std::size_t end() const { return offset + num_bytes; }
+  };
   struct Chunk {
     Segment segment;
-    std::map<std::size_t, std::size_t> free_blocks;  ///< bytes by offset; neighbours are merged
+    std::vector<FreeBlock> free_blocks;  ///< few, ascending; neighbours are merged
   };
 
   std::optional<Block> reserve_free(std::size_t num_bytes);
@@ -87,15 +93,14 @@ class Arena : public std::enable_shared_from_this<Arena> {
   std::size_t trim_locked();
   std::size_t num_bytes_locked() const;
   [[noreturn]] void throw_out_of_memory(std::size_t num_bytes) const;
-  Block take(std::size_t chunk, std::size_t offset, std::size_t num_bytes);
-  void give_back(std::size_t chunk, std::size_t offset, std::size_t num_bytes);
+  Block take(Chunk& chunk, std::size_t free_block, std::size_t num_bytes);
+  void give_back(Chunk& chunk, std::size_t offset, std::size_t num_bytes);
 
   std::shared_ptr<Transport> transport_;
   mutable std::mutex mutex_;
   bool is_abandoned_ = false;
   std::size_t max_bytes_;
-  std::vector<std::unique_ptr<Chunk>>
-      chunks_;  ///< null where a chunk has been trimmed: blocks know theirs by its index
+  std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 
 /// A tensor in the front of `block`, which it keeps.
