@@ -17,10 +17,13 @@ namespace flexep {
 
 class BufferEngine;
 
-/// What DeepEP V2 lets a program say about multiprocessors and a network between machines. Accepted, checked
-/// and handed to the planning model; neither the CPU nor the transports of today have such things.
+/// What DeepEP V2 lets a program say about multiprocessors and a network between machines. But for
+/// allow_hybrid_mode it is accepted, checked and handed to the planning model; neither the CPU nor the
+/// transports of today have such things.
 struct NetworkOptions {
-  /// Whether machines may form domains of their own, joined by the network.
+  /// How rows reach ranks of other domains: once for each token and domain, to the rank of the same scale-up
+  /// index, which stores them on (true), or straight to each destination (false). Without effect inside one
+  /// domain. Agreed by all ranks. Decides bits together with allow_multiple_reduction, see docs/numerics.md.
   bool allow_hybrid_mode = true;
   /// Whether communication leaves as many multiprocessors as possible to computation.
   bool prefer_overlap_with_compute = true;
@@ -51,6 +54,10 @@ struct ElasticBufferConfig {
   /// The most that this rank's arena may hold; 0 = no limit. What does not fit is OutOfMemory on this rank
   /// and PeerError on the others.
   std::int64_t max_arena_bytes = 0;
+  /// The most of the arena that an operation may use for rows on their way between domains, however many
+  /// ranks there are; the least that a rank passes counts for all. More than a few MiB for each domain gain
+  /// nothing; InvalidArgument says what is needed when a row does not fit. Without effect inside one domain.
+  std::int64_t max_staging_bytes = 64 << 20;
   /// What num_bytes() answers instead of computing it, a multiple of 2 MiB, and the part of it that would be
   /// host memory. They limit nothing.
   std::optional<std::int64_t> num_bytes;
@@ -216,7 +223,7 @@ class ElasticBuffer {
   /// Whether asynchronous operations go on while the program does other things
   /// (Communicator::supports_async); where not, they are complete when they return.
   bool supports_async() const;
-  /// As the hardware joins ranks, and as the operations treat them: on the CPU one domain.
+  /// As memory joins ranks, and as the operations treat them: without allow_hybrid_mode as one domain.
   DomainSize get_physical_domain_size() const;
   DomainSize get_logical_domain_size() const;
 

@@ -51,6 +51,9 @@ std::vector<RankOutput> dispatch(std::span<const RankInput> inputs, const Dispat
 
 struct CombineOptions {
   bool allow_multiple_reduction = true;
+  /// Ranks of a domain, of which every one reduces before the home sums over domains (hybrid mode), where
+  /// multiple reduction is allowed and there are several. 0 = all ranks are one domain (so is direct mode).
+  int num_scaleup_ranks = 0;
 };
 
 struct CombineInput {

@@ -29,7 +29,9 @@ struct PushTarget {
 struct PushJob {
   const SendPlan* plan = nullptr;
   bool do_expand = false;
-  int rank = 0;
+  int rank = 0;  ///< whose tokens these are
+  /// [T], the tokens as that rank numbers them; empty = 0, 1, ...
+  std::span<const std::int32_t> src_tokens;
   int num_local_experts = 1;
   int num_max_tokens_per_rank = 0;
   const std::byte* x = nullptr;
@@ -100,6 +102,8 @@ class Backend {
   virtual void push(const PushJob& job, int width) = 0;
   virtual void zero_gaps(const ZeroGapsJob& job, int width) = 0;
   virtual void pull(const PullJob& job, int width) = 0;
+  /// Of a pull, the weights alone.
+  virtual void pull_weights(const PullJob& job, int width) = 0;
   virtual void reduce_tokens(const ReduceTokensJob& job, int width) = 0;
   virtual void copy(std::byte* to, const std::byte* from, std::size_t num_bytes, int width) = 0;
 };

@@ -26,7 +26,8 @@ constexpr std::array<const char*, kNumFields> kFieldNames = {"handle",
                                                              "packs of sf",
                                                              "use_tma_aligned_col_major_sf",
                                                              "do_cpu_sync",
-                                                             "allow_multiple_reduction"};
+                                                             "allow_multiple_reduction",
+                                                             "allow_hybrid_mode"};
 
 std::string describe_value(Field field, std::int64_t value) {
   switch (field) {
@@ -40,6 +41,7 @@ std::string describe_value(Field field, std::int64_t value) {
     case Field::kScalesAreColMajor:
     case Field::kDoCpuSync:
     case Field::kAllowMultipleReduction:
+    case Field::kAllowHybridMode:
       return value != 0 ? "true" : "false";
     case Field::kHandle:
     case Field::kNumExperts:

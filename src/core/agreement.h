@@ -29,8 +29,9 @@ enum class Field {
   kScalesAreColMajor,
   kDoCpuSync,
   kAllowMultipleReduction,
+  kAllowHybridMode,
 };
-inline constexpr std::size_t kNumFields = 14;
+inline constexpr std::size_t kNumFields = 15;
 
 /// The error of ranks that have different values, by rank, in a field.
 std::exception_ptr mismatch_error(std::string_view operation, Field field,
@@ -39,6 +40,9 @@ std::exception_ptr mismatch_error(std::string_view operation, Field field,
 /// The head of what a rank says in an exchange. Travels as it is.
 struct ExchangeHeader {
   std::array<std::int64_t, kNumFields> fingerprint{};
+
+  // Construction.
+  std::int64_t max_staging_bytes = 0;
 
   // Dispatch: where this rank's output would go and how much fits there.
   ArenaAddress region;

@@ -16,6 +16,7 @@ class BufferEngine {
   virtual const ElasticBufferConfig& config() const = 0;
   virtual int rank() const = 0;
   virtual int num_ranks() const = 0;
+  virtual DomainSize physical_domain_size() const = 0;
   virtual int num_max_tokens_per_rank() const = 0;
   virtual bool supports_async() const = 0;
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/combine_operation.h"
 
+#include "core/combine_crossing.h"
+
 namespace flexep {
 
 CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number)
@@ -38,11 +40,14 @@ void CombineOperation::run() {
     rows_ = offer_rows();
     weights_ = offer(static_cast<const std::byte*>(args_.topk_weights.data()),
                      args_.topk_weights ? args_.topk_weights.num_bytes() : 0);
+    if (engine_.routes.cross_domains()) reserve_staging();
     return announce();
   });
 
+  if (engine_.routes.cross_domains()) cross(agreed);
   // Move, and wait until everybody has read: the caller may overwrite its rows then.
   engine_.agreement.conclude({"combine: rows", sequence_number_}, [&] {
+    if (engine_.routes.cross_domains()) return;
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     for (Tensor& bias : args_.bias) bias = bias.contiguous();
     pull(find_sources(agreed));
@@ -128,7 +133,9 @@ std::vector<PullSource> CombineOperation::find_sources(const ExchangeResult& agr
   std::vector<PullSource> sources(agreed.headers.size());
   for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    if (state().send.num_rows_per_rank[r] == 0) continue;
+    if (!engine_.routes.is_within(rank)) continue;
+    const bool is_carried_from = state().crossing && state().crossing->num_carried_tokens_per_rank[r] > 0;
+    if (state().send.num_rows_per_rank[r] == 0 && !is_carried_from) continue;
     const ExchangeHeader& header = agreed.headers[r];
     const bool is_own = rank == engine_.rank();
     sources[r].x = is_own ? rows_.data : engine_.peers.resolve(rank, header.x);
@@ -140,20 +147,23 @@ std::vector<PullSource> CombineOperation::find_sources(const ExchangeResult& agr
   return sources;
 }
 
+PullJob CombineOperation::own_tokens(const std::vector<PullSource>& sources) const {
+  return {.plan = &state().send,
+          .do_expand = state().shape.do_expand,
+          .allow_multiple_reduction = engine_.config.allow_multiple_reduction,
+          .dtype = request_.dtype,
+          .num_columns = static_cast<std::size_t>(request_.hidden),
+          .weight_bytes = request_.weight_dtype ? flexep::size_of(*request_.weight_dtype) : 0,
+          .sources = sources,
+          .bias = {static_cast<const std::byte*>(args_.bias[0].data()),
+                   static_cast<const std::byte*>(args_.bias[1].data())},
+          .x = static_cast<std::byte*>(result_.x.data()),
+          .topk_weights = static_cast<std::byte*>(result_.topk_weights.data())};
+}
+
 void CombineOperation::pull(const std::vector<PullSource>& sources) {
   const SendPlan& send = state().send;
-  engine_.backend->pull({.plan = &send,
-                         .do_expand = state().shape.do_expand,
-                         .allow_multiple_reduction = engine_.config.allow_multiple_reduction,
-                         .dtype = request_.dtype,
-                         .num_columns = static_cast<std::size_t>(request_.hidden),
-                         .weight_bytes = request_.weight_dtype ? flexep::size_of(*request_.weight_dtype) : 0,
-                         .sources = sources,
-                         .bias = {static_cast<const std::byte*>(args_.bias[0].data()),
-                                  static_cast<const std::byte*>(args_.bias[1].data())},
-                         .x = static_cast<std::byte*>(result_.x.data()),
-                         .topk_weights = static_cast<std::byte*>(result_.topk_weights.data())},
-                        request_.num_sms);
+  engine_.backend->pull(own_tokens(sources), request_.num_sms);
 
   // What was read: one row per token from ranks that reduced, one per pair from the others.
   std::vector<std::int32_t> num_rows_read = send.num_rows_per_rank;
@@ -163,6 +173,52 @@ void CombineOperation::pull(const std::vector<PullSource>& sources) {
   const std::int64_t bytes_read =
       engine_.meter.add_rows(num_rows_read, send.num_pairs_per_rank, request_.row_bytes);
   engine_.meter.add_memory(bytes_read, total_bytes(send.num_tokens, request_.row_bytes));
+}
+
+void CombineOperation::reserve_staging() {
+  waves_ = plan_combine_waves(CombineCrossing::format_of(engine_.routes, own_tokens({})),
+                              engine_.wave_limits(state().num_max_tokens_per_rank));
+  staging_ = engine_.arena->reserve(waves_.num_bytes());
+}
+
+void CombineOperation::cross(const ExchangeResult& agreed) {
+  std::vector<PullSource> sources;
+  std::optional<CombineCrossing> crossing;
+  run_or_break_up(*engine_.transport, [&] {
+    if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
+    for (Tensor& bias : args_.bias) bias = bias.contiguous();
+    sources = find_sources(agreed);
+    const PullJob rows = own_tokens(sources);
+    crossing.emplace(CombineCrossing::Job{.backend = engine_.backend.get(),
+                                          .messages = &engine_.transport->messages(),
+                                          .routes = &engine_.routes,
+                                          .plan = &*state().crossing,
+                                          .rows = rows,
+                                          .format = CombineCrossing::format_of(engine_.routes, rows),
+                                          .waves = waves_,
+                                          .staging = staging_.data(),
+                                          .width = request_.num_sms});
+  });
+  engine_.transport->settle(*crossing, {"combine: rows", sequence_number_});
+  staging_ = {};
+  meter_crossing(sources, crossing->num_rows_received());
+}
+
+// Rows are counted where they are read, and where they come from another domain.
+void CombineOperation::meter_crossing(const std::vector<PullSource>& sources,
+                                      std::int64_t num_rows_received) {
+  const CrossingPlan& plan = *state().crossing;
+  std::vector<std::int32_t> own = plan.within.num_rows_per_rank;
+  std::vector<std::int32_t> carried = plan.num_carried_pairs_per_rank;
+  for (std::size_t r = 0; r < sources.size(); ++r) {
+    if (sources[r].is_per_token) own[r] = plan.within.num_tokens_per_rank[r];
+    if (sources[r].is_per_token) carried[r] = plan.num_carried_tokens_per_rank[r];
+  }
+  std::int64_t bytes_read = engine_.meter.add_rows(own, plan.within.num_pairs_per_rank, request_.row_bytes);
+  bytes_read += engine_.meter.add_rows(carried, carried, request_.row_bytes);
+  bytes_read += engine_.meter.add_crossing(num_rows_received, num_pairs_across(state().send, engine_.routes),
+                                           request_.row_bytes);
+  engine_.meter.add_memory(bytes_read, total_bytes(state().send.num_tokens, request_.row_bytes));
 }
 
 }  // namespace flexep

@@ -45,7 +45,11 @@ class CombineOperation {
   void reduce_into(Offer& rows);
   ExchangeMessage announce() const;
   std::vector<PullSource> find_sources(const ExchangeResult& agreed);
+  PullJob own_tokens(const std::vector<PullSource>& sources) const;
   void pull(const std::vector<PullSource>& sources);
+  void reserve_staging();
+  void cross(const ExchangeResult& agreed);
+  void meter_crossing(const std::vector<PullSource>& sources, std::int64_t num_rows_received);
 
   const DispatchState& state() const { return args_.handle.state(); }
 
@@ -57,6 +61,8 @@ class CombineOperation {
   std::array<std::shared_ptr<void>, 2> registrations_;  ///< of the arguments' memory, held until the end
   Offer rows_;
   Offer weights_;
+  Waves waves_;           ///< of rows that cross domains
+  Arena::Block staging_;  ///< for them
   CombineResult result_;
 };
 

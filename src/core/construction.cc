@@ -18,6 +18,7 @@ void check_config(const ElasticBufferConfig& config, int rank) {
   check("max_arena_bytes", config.max_arena_bytes);
   check("num_allocated_qps", config.network.num_allocated_qps);
   check("num_sms", config.num_sms);
+  check("max_staging_bytes", config.max_staging_bytes);
   constexpr std::int64_t kGranularity = 2 << 20;
   const std::int64_t num_bytes = config.num_bytes.value_or(kGranularity);
   require_argument(num_bytes > 0 && num_bytes % kGranularity == 0, "num_bytes",
@@ -63,12 +64,17 @@ Construction agree_on_construction(Transport& transport, Agreement& agreement,
     agreed.context.default_num_sms = default_num_sms();
     ExchangeMessage message;
     message.header[Field::kAllowMultipleReduction] = config.allow_multiple_reduction;
+    message.header[Field::kAllowHybridMode] = config.network.allow_hybrid_mode;
+    message.header.max_staging_bytes = config.max_staging_bytes;
     message.header.num_max_tokens_per_rank = config.num_max_tokens_per_rank;
     return message;
   });
   int& num_max_tokens = agreed.context.default_num_max_tokens_per_rank;
-  for (const ExchangeHeader& header : all.headers)
+  agreed.max_staging_bytes = config.max_staging_bytes;
+  for (const ExchangeHeader& header : all.headers) {
     num_max_tokens = std::max(num_max_tokens, header.num_max_tokens_per_rank);
+    agreed.max_staging_bytes = std::min(agreed.max_staging_bytes, header.max_staging_bytes);
+  }
   return agreed;
 }
 

@@ -12,7 +12,8 @@ namespace flexep {
 /// What all ranks know of a new buffer.
 struct Construction {
   RankContext context;
-  std::int64_t id = 0;  ///< equal on all ranks, different for every buffer of a job
+  std::int64_t max_staging_bytes = 0;  ///< the least of what ranks passed
+  std::int64_t id = 0;                 ///< equal on all ranks, different for every buffer of a job
 };
 
 /// Checks the configuration and agrees on it. Collective.

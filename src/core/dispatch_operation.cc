@@ -106,16 +106,16 @@ void DispatchOperation::run() {
 void DispatchOperation::agree_and_place() {
   ExchangeResult agreed = agree();
   if (!args_.handle) {
-    CountSummary counts = summarise_counts(agreed.counts, engine_.rank());
+    CountSummary counts = summarise(agreed);
     const auto limits = limits_of(agreed);
     if (!limits.empty() && exceeds_limits(counts, request_.shape, limits)) {
       agreed = drop(counts, limits);
-      counts = summarise_counts(agreed.counts, engine_.rank());
+      counts = summarise(agreed);
     }
     attempt([&] { plan(agreed, counts); });
+    if (engine_.routes.cross_domains()) plan_crossing();
   }
-  // Everybody knows everybody's counts, so all agree without a word whether a second exchange is needed.
-  if (needs_counts() && !failure_ && !all_fit(agreed)) agreed = grow(agreed);
+  if (must_place(agreed)) agreed = place(agreed);
   attempt([&] {
     find_targets(agreed);
     if (needs_counts()) make_outputs();
@@ -136,7 +136,6 @@ void DispatchOperation::attempt(Step step) {
 
 ExchangeResult DispatchOperation::agree() {
   engine_.meter.begin();
-  std::optional<RoutingCounts> counts;
   return engine_.agreement.exchange({"dispatch", sequence_number_}, [&] {
     if (refusal_) std::rethrow_exception(refusal_);
     if (args_.previous_event) args_.previous_event.wait();
@@ -146,12 +145,22 @@ ExchangeResult DispatchOperation::agree() {
     } else {
       require_tokens_fit(request_, engine_.rank());
       ids_ = as_int64(args_.topk_idx);
-      counts = count_routing(view_of(ids_), request_.shape, engine_.rank());
+      own_counts_ = count_routing(view_of(ids_), request_.shape, engine_.rank());
     }
     if (args_.check_weights) check_weights();
-    if (needs_counts()) reserve(engine_.arena->reserve_largest());
-    return announce(counts ? counts->block() : std::span<const std::int32_t>());
+    if (args_.handle) reserve_staging();
+    if (needs_counts() && !engine_.routes.cross_domains()) reserve(engine_.arena->reserve_largest());
+    return announce();
   });
+}
+
+// Inside a domain everybody's counts have come with the headers. Across domains they would be too many.
+CountSummary DispatchOperation::summarise(const ExchangeResult& agreed) {
+  if (!engine_.routes.cross_domains()) return summarise_counts(agreed.counts, engine_.rank());
+  sent_ = list_crossing_tokens(view_of(ids_), request_.shape, engine_.routes);
+  CrossingCounts counts = count_across_domains(*engine_.transport, *own_counts_, sent_, sequence_number_);
+  num_carried_ = std::move(counts.num_carried);
+  return std::move(counts.counts);
 }
 
 void DispatchOperation::check_weights() const {
@@ -159,8 +168,9 @@ void DispatchOperation::check_weights() const {
   require_finite_weights(args_.topk_weights, args_.handle ? state().ids : ids_, engine_.rank());
 }
 
-ExchangeMessage DispatchOperation::announce(std::span<const std::int32_t> counts) const {
-  ExchangeMessage message{.header = {}, .counts = counts};
+ExchangeMessage DispatchOperation::announce() const {
+  ExchangeMessage message;
+  if (own_counts_ && !engine_.routes.cross_domains()) message.counts = own_counts_->block();
   ExchangeHeader& header = message.header;
   header[Field::kHandle] = args_.handle ? args_.handle.state().id : 0;
   header[Field::kNumExperts] = request_.shape.num_experts;
@@ -185,13 +195,12 @@ ExchangeMessage DispatchOperation::announce(std::span<const std::int32_t> counts
 
 // Takes the pairs that do not fit out of the ids, as if they had never been there, and exchanges counts anew.
 ExchangeResult DispatchOperation::drop(const CountSummary& counts, std::span<const std::int32_t> limits) {
-  std::optional<RoutingCounts> kept;
   return engine_.agreement.exchange({"dispatch: drops", sequence_number_}, [&] {
     num_routed_tokens_ = plan_receive(counts, request_.shape, engine_.rank()).num_recv_tokens_per_expert;
     ids_ = ids_.clone();
     drop_pairs(ids_.values<std::int64_t>(), counts, request_.shape, limits);
-    kept = count_routing(view_of(ids_), request_.shape, engine_.rank());
-    return announce(kept->block());
+    own_counts_ = count_routing(view_of(ids_), request_.shape, engine_.rank());
+    return announce();
   });
 }
 
@@ -206,6 +215,16 @@ void DispatchOperation::plan(const ExchangeResult& agreed, const CountSummary& c
   state.num_max_tokens_per_rank = num_max_tokens;
   state.size = state.receive_sizes[static_cast<std::size_t>(engine_.rank())];
   state.is_planned = true;
+}
+
+// Tells carriers where this rank's tokens go. A plan fails on all ranks alike, for lack of rows; memory that
+// runs out on one alone ends the group.
+void DispatchOperation::plan_crossing() {
+  if (failure_) return;
+  run_or_break_up(*engine_.transport, [&] {
+    fresh_state_->crossing = exchange_plans(*engine_.transport, engine_.routes, fresh_state_->send,
+                                            std::move(sent_), num_carried_, sequence_number_);
+  });
 }
 
 void DispatchOperation::plan_slots(const CountSummary& counts) {
@@ -246,6 +265,8 @@ void DispatchOperation::route_nothing() {
   const RoutingCounts none(request_.shape);
   const std::vector all(static_cast<std::size_t>(engine_.num_ranks()), none.block());
   plan_slots(summarise_counts(all, engine_.rank()));
+  if (engine_.routes.cross_domains())
+    fresh_state_->crossing = route_nothing_across(engine_.routes, fresh_state_->send);
   fresh_state_->receive_sizes.assign(static_cast<std::size_t>(engine_.num_ranks()), {});
   complete();
 }

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "core/dispatch_state.h"
 #include "core/engine.h"
+#include "routing/routing_counts.h"
 
 namespace flexep {
 
@@ -47,10 +49,12 @@ class DispatchOperation {
   void start_handle();
   ExchangeResult agree();
   void check_weights() const;
-  ExchangeMessage announce(std::span<const std::int32_t> counts) const;
+  ExchangeMessage announce() const;
+  CountSummary summarise(const ExchangeResult& agreed);
   ExchangeResult drop(const CountSummary& counts, std::span<const std::int32_t> limits);
   void plan(const ExchangeResult& agreed, const CountSummary& counts);
   void plan_slots(const CountSummary& counts);
+  void plan_crossing();
   std::vector<ReceiveSize> output_sizes(const ExchangeResult& agreed, const CountSummary& counts) const;
   void keep_ids(DispatchState& state) const;
   void route_nothing();
@@ -59,12 +63,17 @@ class DispatchOperation {
   void reserve(Arena::Block block);
   std::size_t bytes_needed(const ReceiveSize& size) const;
   bool all_fit(const ExchangeResult& agreed) const;
-  ExchangeResult grow(const ExchangeResult& agreed);
+  bool must_place(const ExchangeResult& agreed) const;
+  ExchangeResult place(const ExchangeResult& agreed);
+  void reserve_staging();
   void find_targets(const ExchangeResult& agreed);
   void make_outputs();
 
   // Move.
   void push();
+  PushJob own_rows();
+  void cross();
+  void meter_crossing();
   void zero_gaps() const;
   void complete();
   void add_stats() const;
@@ -80,12 +89,18 @@ class DispatchOperation {
   DispatchRequest request_;
   std::exception_ptr refusal_;                   ///< what the constructor found wrong
   std::vector<std::int32_t> num_routed_tokens_;  ///< [El], before drops; empty without
-  Tensor ids_;                                   ///< int64 [T, K], contiguous; unless the dispatch is cached
-  std::shared_ptr<DispatchState> fresh_state_;   ///< what result_.handle holds, unless the dispatch is cached
+  std::optional<RoutingCounts> own_counts_;      ///< unless the dispatch is cached
+  std::vector<SentTokens> sent_;           ///< across domains, as the counts that were agreed last have it
+  std::vector<std::int32_t> num_carried_;  ///< [R], the same
+  Tensor ids_;                             ///< int64 [T, K], contiguous; unless the dispatch is cached
+  std::shared_ptr<DispatchState> fresh_state_;  ///< what result_.handle holds, unless the dispatch is cached
   Region region_;
   Arena::Block block_;          ///< of the region, until it is cut into tensors
   std::exception_ptr failure_;  ///< of a step between exchanges, which the next exchange tells the others
-  std::vector<PushTarget> targets_;  ///< where this rank's rows go
+  std::vector<PushTarget> targets_;  ///< where this rank's rows go, and those that it carries
+  Waves waves_;                      ///< of rows that cross domains
+  Arena::Block staging_;             ///< for them
+  Tensor weights_;                   ///< contiguous
   DispatchResult result_;
 };
 

@@ -1,29 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A dispatch once every slot is known: where rows go, and their way there.
+#include "core/dispatch_crossing.h"
 #include "core/dispatch_operation.h"
+#include "core/push_target.h"
 
 namespace flexep {
 namespace {
 
 // So that the parts of a region become blocks of their own.
 static_assert(OutputLayout::kAlignment == Arena::kGranularity);
-
-// The parts of an output that lies at `region`.
-PushTarget target_in(const OutputFormat& format, const ReceiveSize& size, std::byte* region) {
-  const OutputLayout layout(format, size);
-  PushTarget target{.x = region};
-  if (layout.sf_bytes > 0) {
-    target.sf = reinterpret_cast<std::uint32_t*>(region + layout.sf_offset());
-    target.sf_row_stride = layout.sf_row_stride;
-    target.sf_pack_stride = layout.sf_pack_stride;
-  }
-  if (layout.topk_idx_bytes > 0) target.topk_idx = region + layout.topk_idx_offset();
-  if (layout.topk_weights_bytes > 0) target.topk_weights = region + layout.topk_weights_offset();
-  if (layout.metadata_bytes > 0)
-    target.metadata = reinterpret_cast<std::int32_t*>(region + layout.metadata_offset());
-  return target;
-}
 
 }  // namespace
 
@@ -43,9 +29,19 @@ bool DispatchOperation::all_fit(const ExchangeResult& agreed) const {
   return true;
 }
 
+// Inside a domain everybody knows everybody's counts and regions, so all agree without a word whether another
+// exchange is needed. Across domains a fresh dispatch always has it: carriers must know that nobody has
+// failed.
+bool DispatchOperation::must_place(const ExchangeResult& agreed) const {
+  if (engine_.routes.cross_domains()) return fresh_state_ != nullptr;
+  return needs_counts() && !failure_ && !all_fit(agreed);
+}
+
 // A rank whose output does not fit the region that it announced announces a new one.
-ExchangeResult DispatchOperation::grow(const ExchangeResult& agreed) {
-  return engine_.agreement.exchange({"dispatch: grow", sequence_number_}, [&] {
+ExchangeResult DispatchOperation::place(const ExchangeResult& agreed) {
+  return engine_.agreement.exchange({"dispatch: place", sequence_number_}, [&] {
+    if (failure_) std::rethrow_exception(failure_);
+    reserve_staging();
     const std::size_t needed = bytes_needed(state().size);
     if (needed > agreed.headers[static_cast<std::size_t>(engine_.rank())].region_bytes) {
       block_ = {};  // first: what it holds may have to go, or be part of the new one
@@ -57,11 +53,19 @@ ExchangeResult DispatchOperation::grow(const ExchangeResult& agreed) {
   });
 }
 
+void DispatchOperation::reserve_staging() {
+  if (!engine_.routes.cross_domains()) return;
+  waves_ = plan_dispatch_waves(request_.format, engine_.wave_limits(state().num_max_tokens_per_rank));
+  staging_ = engine_.arena->reserve(waves_.num_bytes());
+}
+
 void DispatchOperation::find_targets(const ExchangeResult& agreed) {
   targets_.resize(agreed.headers.size());
   for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    if (state().send.num_rows_per_rank[r] == 0) continue;
+    if (!engine_.routes.is_within(rank)) continue;
+    const bool is_carried_to = state().crossing && state().crossing->num_carried_tokens_per_rank[r] > 0;
+    if (state().send.num_rows_per_rank[r] == 0 && !is_carried_to) continue;
     std::byte* region =
         rank == engine_.rank() ? region_.data : engine_.peers.resolve(rank, agreed.headers[r].region);
     targets_[r] = target_in(request_.format, state().receive_sizes[r], region);
@@ -96,15 +100,40 @@ void DispatchOperation::make_outputs() {
 }
 
 void DispatchOperation::move() {
+  if (engine_.routes.cross_domains()) cross();
   engine_.agreement.conclude({"dispatch: rows", sequence_number_}, [&] {
     if (failure_) std::rethrow_exception(failure_);
-    if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
-    push();
+    if (!engine_.routes.cross_domains()) {
+      if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
+      push();
+    }
     if (request_.do_zero_padding) zero_gaps();
   });
   complete();
   add_stats();
   engine_.meter.end_dispatch(state().receive.num_recv_tokens_per_expert, state().num_dropped_tokens);
+}
+
+// All rows, those that stay inside the domain among them.
+void DispatchOperation::cross() {
+  std::optional<DispatchCrossing> crossing;
+  run_or_break_up(*engine_.transport, [&] {
+    if (failure_) std::rethrow_exception(failure_);
+    if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
+    crossing.emplace(DispatchCrossing::Job{.backend = engine_.backend.get(),
+                                           .messages = &engine_.transport->messages(),
+                                           .routes = &engine_.routes,
+                                           .plan = &*state().crossing,
+                                           .send = &state().send,
+                                           .rows = own_rows(),
+                                           .format = request_.format,
+                                           .waves = waves_,
+                                           .staging = staging_.data(),
+                                           .width = request_.num_sms});
+  });
+  engine_.transport->settle(*crossing, {"dispatch: rows", sequence_number_});
+  staging_ = {};
+  meter_crossing();
 }
 
 // Whoever has the handle may use it from here on.
@@ -116,29 +145,49 @@ void DispatchOperation::complete() {
 
 void DispatchOperation::push() {
   const SendPlan& send = state().send;
-  const std::size_t row_bytes = request_.format.row_bytes;
-  const Tensor weights = args_.topk_weights.contiguous();
-  engine_.backend->push(
-      {.plan = &send,
-       .do_expand = request_.shape.do_expand,
-       .rank = engine_.rank(),
-       .num_local_experts = request_.shape.num_local_experts(),
-       .num_max_tokens_per_rank = state().num_max_tokens_per_rank,
-       .x = static_cast<const std::byte*>(args_.x.data()),
-       .x_stride = static_cast<std::size_t>(args_.x.stride(0)) * flexep::size_of(request_.dtype),
-       .row_bytes = row_bytes,
-       .sf = static_cast<const std::uint32_t*>(args_.sf.data()),
-       .sf_row_stride = args_.sf.stride(0),
-       .sf_pack_stride = args_.sf.stride(1),
-       .num_sf_packs = request_.format.num_sf_packs,
-       .topk_idx = state().ids.values<std::int64_t>(),
-       .idx_bytes = request_.format.idx_bytes,
-       .topk_weights = static_cast<const std::byte*>(weights.data()),
-       .weight_bytes = request_.format.weight_bytes,
-       .targets = targets_},
-      request_.num_sms);
+  PushJob rows = own_rows();
+  rows.plan = &send;
+  engine_.backend->push(rows, request_.num_sms);
   const std::int64_t bytes_written =
-      engine_.meter.add_rows(send.num_rows_per_rank, send.num_pairs_per_rank, row_bytes);
+      engine_.meter.add_rows(send.num_rows_per_rank, send.num_pairs_per_rank, request_.format.row_bytes);
+  engine_.meter.add_memory(total_bytes(request_.num_tokens, request_.format.row_bytes), bytes_written);
+}
+
+// Without a plan: which of them go where is for the caller to say.
+PushJob DispatchOperation::own_rows() {
+  weights_ = args_.topk_weights.contiguous();
+  return {.do_expand = request_.shape.do_expand,
+          .rank = engine_.rank(),
+          .src_tokens = {},
+          .num_local_experts = request_.shape.num_local_experts(),
+          .num_max_tokens_per_rank = state().num_max_tokens_per_rank,
+          .x = static_cast<const std::byte*>(args_.x.data()),
+          .x_stride = static_cast<std::size_t>(args_.x.stride(0)) * flexep::size_of(request_.dtype),
+          .row_bytes = request_.format.row_bytes,
+          .sf = static_cast<const std::uint32_t*>(args_.sf.data()),
+          .sf_row_stride = args_.sf.stride(0),
+          .sf_pack_stride = args_.sf.stride(1),
+          .num_sf_packs = request_.format.num_sf_packs,
+          .topk_idx = state().ids.values<std::int64_t>(),
+          .idx_bytes = request_.format.idx_bytes,
+          .topk_weights = static_cast<const std::byte*>(weights_.data()),
+          .weight_bytes = request_.format.weight_bytes,
+          .targets = targets_};
+}
+
+// Rows are counted where they are stored, and where they leave the domain.
+void DispatchOperation::meter_crossing() {
+  const CrossingPlan& plan = *state().crossing;
+  const std::size_t row_bytes = request_.format.row_bytes;
+  const auto& carried =
+      request_.shape.do_expand ? plan.num_carried_pairs_per_rank : plan.num_carried_tokens_per_rank;
+  std::int64_t num_rows = 0;
+  for (const SentTokens& sent : plan.sent) num_rows += static_cast<std::int64_t>(sent.tokens.size());
+  std::int64_t bytes_written =
+      engine_.meter.add_rows(plan.within.num_rows_per_rank, plan.within.num_pairs_per_rank, row_bytes);
+  bytes_written += engine_.meter.add_rows(carried, carried, row_bytes);
+  bytes_written +=
+      engine_.meter.add_crossing(num_rows, num_pairs_across(state().send, engine_.routes), row_bytes);
   engine_.meter.add_memory(total_bytes(request_.num_tokens, row_bytes), bytes_written);
 }
 

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
+#include "core/crossing_plan.h"
 #include "flexep/tensor.h"
 #include "routing/output_layout.h"
 #include "routing/receive_layout.h"
@@ -40,6 +42,7 @@ struct DispatchState {
   SendPlan send;                                 ///< this rank as a source
   ReceiveLayout receive;                         ///< this rank as a destination
   std::vector<ReceiveSize> receive_sizes;        ///< every rank's outputs
+  std::optional<CrossingPlan> crossing;          ///< where there are several domains
   std::atomic<bool> is_planned{false};
 
   /// Whether the dispatch has completed: a handle that is used before, or after its dispatch failed, is

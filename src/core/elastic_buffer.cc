@@ -6,6 +6,7 @@
 #include "common/check.h"
 #include "core/buffer_engine.h"
 #include "flexep/plan_model.h"
+#include "transport/transport.h"
 
 namespace flexep {
 namespace {
@@ -15,6 +16,9 @@ std::unique_ptr<BufferEngine> make_engine(const Communicator& comm, const Elasti
     case Device::Type::kHost:
       return make_host_planned_engine(comm, config);
     case Device::Type::kCuda:
+      require_argument(comm.transport().topology().num_scaleout_ranks == 1, "device",
+                       "buffers of {} do not cross domains yet, but this group has {} of them",
+                       config.device.to_string(), comm.transport().topology().num_scaleout_ranks);
       return make_device_planned_engine(comm, config);
   }
   return nullptr;
@@ -46,10 +50,11 @@ bool ElasticBuffer::supports_async() const {
   return engine().supports_async();
 }
 DomainSize ElasticBuffer::get_physical_domain_size() const {
-  return {.num_scaleup_ranks = num_ranks()};
+  return engine().physical_domain_size();
 }
 DomainSize ElasticBuffer::get_logical_domain_size() const {
-  return {.num_scaleup_ranks = num_ranks()};
+  if (!engine().config().network.allow_hybrid_mode) return {.num_scaleup_ranks = num_ranks()};
+  return get_physical_domain_size();
 }
 DispatchResult ElasticBuffer::dispatch(const DispatchArgs& args) {
   return engine().dispatch(args);
@@ -90,7 +95,9 @@ std::int64_t ElasticBuffer::num_bytes() const {
   const ElasticBufferConfig& config = engine().config();
   if (config.num_bytes) return *config.num_bytes;
   if (config.num_max_tokens_per_rank == 0 || config.hidden == 0) return 0;
-  return get_buffer_size_hint({.num_scaleup_ranks = num_ranks(),
+  const DomainSize domains = get_logical_domain_size();
+  return get_buffer_size_hint({.num_scaleout_ranks = domains.num_scaleout_ranks,
+                               .num_scaleup_ranks = domains.num_scaleup_ranks,
                                .num_max_tokens_per_rank = config.num_max_tokens_per_rank,
                                .hidden = config.hidden,
                                .num_topk = config.num_topk,

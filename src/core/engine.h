@@ -12,6 +12,8 @@
 #include "core/peer_memory.h"
 #include "core/registrations.h"
 #include "core/requests.h"
+#include "core/routes.h"
+#include "core/waves.h"
 #include "flexep/elastic_buffer.h"
 #include "transport/transport.h"
 
@@ -29,6 +31,7 @@ struct Engine {
   std::shared_ptr<Transport> transport;
   std::unique_ptr<Backend> backend;
   RankContext context;
+  Routes routes;
   std::int64_t id = 0;  ///< equal on all ranks, different for every buffer of a job
   Agreement agreement;
   std::shared_ptr<Arena> arena;
@@ -36,7 +39,26 @@ struct Engine {
   PeerMemory peers;
   DeferredError deferred_error;
   OperationMeter meter;
+
+  /// @param num_max_tokens  N of the operation.
+  WaveLimits wave_limits(int num_max_tokens) const {
+    return {.max_staging_bytes = static_cast<std::size_t>(config.max_staging_bytes),
+            .num_partners = static_cast<int>(routes.partners(1).size()),
+            .num_max_tokens_per_rank = num_max_tokens};
+  }
 };
+
+/// Runs what a rank does between the last exchange before rows cross domains and their crossing, while others
+/// wait for its messages: what goes wrong now ends the group.
+template <typename Step>
+void run_or_break_up(Transport& transport, Step step) {
+  try {
+    step();
+  } catch (const std::exception& error) {
+    transport.abort(error.what());
+    throw;
+  }
+}
 
 inline std::int64_t total_bytes(std::int64_t num_rows, std::size_t row_bytes) {
   return num_rows * static_cast<std::int64_t>(row_bytes);

@@ -27,6 +27,11 @@ class HostPlannedEngine final : public BufferEngine {
   const ElasticBufferConfig& config() const override { return engine_.config; }
   int rank() const override { return engine_.rank(); }
   int num_ranks() const override { return engine_.num_ranks(); }
+  DomainSize physical_domain_size() const override {
+    const Topology& topology = engine_.routes.topology;
+    return {.num_scaleout_ranks = topology.num_scaleout_ranks,
+            .num_scaleup_ranks = topology.num_scaleup_ranks};
+  }
   int num_max_tokens_per_rank() const override { return engine_.context.default_num_max_tokens_per_rank; }
   bool supports_async() const override { return engine_.transport->can_work_in_background(); }
 

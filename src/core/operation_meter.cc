@@ -59,6 +59,16 @@ std::int64_t OperationMeter::add_rows(std::span<const std::int32_t> num_rows,
   return total_bytes;
 }
 
+std::int64_t OperationMeter::add_crossing(std::int64_t num_rows, std::int64_t num_pairs,
+                                          std::size_t row_bytes) {
+  const std::int64_t num_bytes = num_rows * static_cast<std::int64_t>(row_bytes);
+  current_.num_rows_scaleout += num_rows;
+  current_.bytes_scaleout += num_bytes;
+  current_.link_bytes += num_bytes;
+  current_.num_rows_deduplicated += num_pairs - num_rows;
+  return num_bytes;
+}
+
 void OperationMeter::add_memory(std::int64_t bytes_read, std::int64_t bytes_written) {
   current_.bytes_read += bytes_read;
   current_.bytes_written += bytes_written;

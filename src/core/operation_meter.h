@@ -24,6 +24,9 @@ class OperationMeter {
   /// [R]. @return the bytes of these rows.
   std::int64_t add_rows(std::span<const std::int32_t> num_rows, std::span<const std::int32_t> num_pairs,
                         std::size_t row_bytes);
+  /// Rows that crossed between this rank and other domains, and the pairs that they stand for. @return the
+  /// bytes of these rows.
+  std::int64_t add_crossing(std::int64_t num_rows, std::int64_t num_pairs, std::size_t row_bytes);
   void add_memory(std::int64_t bytes_read, std::int64_t bytes_written);
   void add_staging(std::int64_t num_bytes) { current_.staging_bytes += num_bytes; }
   /// The operation has completed; from here on it is counted. Both [El].

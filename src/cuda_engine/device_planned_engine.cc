@@ -35,6 +35,7 @@ class DevicePlannedEngine final : public BufferEngine {
   const ElasticBufferConfig& config() const override { return group_.config; }
   int rank() const override { return group_.rank(); }
   int num_ranks() const override { return group_.num_ranks(); }
+  DomainSize physical_domain_size() const override { return {.num_scaleup_ranks = group_.num_ranks()}; }
   int num_max_tokens_per_rank() const override { return group_.context.default_num_max_tokens_per_rank; }
   bool supports_async() const override { return true; }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "flexep/error.h"
 #include "flexep/reference.h"
@@ -48,16 +49,18 @@ std::vector<std::vector<Visit>> visits_of(int src_rank, std::int64_t num_tokens,
 template <typename T>
 class RowCombiner {
  public:
-  RowCombiner(std::span<const CombineInput> inputs, bool do_expand, bool allow_multiple_reduction)
+  RowCombiner(std::span<const CombineInput> inputs, bool do_expand, const CombineOptions& options)
       : inputs_(inputs),
         do_expand_(do_expand),
-        allow_multiple_reduction_(allow_multiple_reduction),
+        options_(options),
         num_columns_(static_cast<std::size_t>(inputs[0].x.size(1))) {}
 
   /// The sum of the bias rows and the token's rows, in this order.
   std::vector<T> combine(const std::vector<Row<T>>& bias, const std::vector<Visit>& visits) const {
-    if (!do_expand_) return combine_compact(bias, visits);
-    return allow_multiple_reduction_ ? combine_by_owner(bias, visits) : combine_by_column(bias, visits);
+    if (do_expand_ && !options_.allow_multiple_reduction) return combine_by_column(bias, visits);
+    std::vector<Partial> partials = rows_of_ranks(visits);
+    if (has_several_domains() && options_.allow_multiple_reduction) partials = reduce_domains(partials);
+    return sum_rows(with_rows(bias, partials), num_columns_);
   }
 
  private:
@@ -66,25 +69,55 @@ class RowCombiner {
     return {rows + static_cast<std::size_t>(index) * num_columns_, num_columns_};
   }
 
-  /// Compact: each rank supplies one row.
-  std::vector<T> combine_compact(std::vector<Row<T>> rows, const std::vector<Visit>& visits) const {
-    for (const Visit& visit : visits) rows.push_back(row(visit.rank, visit.compact_row));
-    return sum_rows(rows, num_columns_);
+  /// A row that stands for all of a token's rows on one rank, or in one domain.
+  struct Partial {
+    int rank = 0;  ///< or one of the domain's
+    std::vector<T> row;
+  };
+
+  static std::vector<Row<T>> with_rows(std::vector<Row<T>> rows, const std::vector<Partial>& partials) {
+    for (const Partial& partial : partials) rows.push_back(partial.row);
+    return rows;
   }
 
-  /// Expanded with multiple reduction: each owner sums and rounds its columns in ascending order (stage L),
-  /// and the sums of the owners are summed and rounded again (stage F).
-  std::vector<T> combine_by_owner(std::vector<Row<T>> rows_to_sum, const std::vector<Visit>& visits) const {
-    std::vector<std::vector<T>> partial_sums;
+  /// One row for each rank, in the order of the visits. Compact: the one that it supplies. Expanded: its
+  /// columns' rows in ascending order, summed and rounded (stage L).
+  std::vector<Partial> rows_of_ranks(const std::vector<Visit>& visits) const {
+    std::vector<Partial> partials;
     for (const Visit& visit : visits) {
       std::vector<Row<T>> rows;
+      if (!do_expand_) rows.push_back(row(visit.rank, visit.compact_row));
       for (const int index : visit.arrival->expanded_row) {
-        if (index >= 0) rows.push_back(row(visit.rank, index));
+        if (do_expand_ && index >= 0) rows.push_back(row(visit.rank, index));
       }
-      partial_sums.push_back(sum_rows(rows, num_columns_));
+      partials.push_back({visit.rank, sum_rows(rows, num_columns_)});
     }
-    rows_to_sum.insert(rows_to_sum.end(), partial_sums.begin(), partial_sums.end());
-    return sum_rows(rows_to_sum, num_columns_);
+    return partials;
+  }
+
+  bool has_several_domains() const {
+    return options_.num_scaleup_ranks > 0 && std::cmp_less(options_.num_scaleup_ranks, inputs_.size());
+  }
+
+  /// One row for each domain, its ranks' rows summed and rounded in their order (stage S). A domain comes
+  /// where its last rank came.
+  std::vector<Partial> reduce_domains(const std::vector<Partial>& ranks) const {
+    std::vector<std::vector<Partial>> domains;
+    const auto domain_of = [&](const Partial& partial) { return partial.rank / options_.num_scaleup_ranks; };
+    for (const Partial& partial : ranks) {
+      std::vector<Partial> members;
+      std::erase_if(domains, [&](const std::vector<Partial>& domain) {
+        if (domain_of(domain.front()) != domain_of(partial)) return false;
+        members = domain;
+        return true;
+      });
+      members.push_back(partial);
+      domains.push_back(members);
+    }
+    std::vector<Partial> reduced;
+    for (const auto& members : domains)
+      reduced.push_back({members.front().rank, sum_rows(with_rows({}, members), num_columns_)});
+    return reduced;
   }
 
   /// Expanded without multiple reduction: all columns in ascending order, wherever their experts live,
@@ -102,7 +135,7 @@ class RowCombiner {
 
   std::span<const CombineInput> inputs_;
   bool do_expand_;
-  bool allow_multiple_reduction_;
+  CombineOptions options_;
   std::size_t num_columns_;
 };
 
@@ -155,7 +188,7 @@ std::vector<CombineOutput> combine_as(std::span<const RankInput> inputs,
                                       std::span<const CombineInput> expert_outputs,
                                       const CombineOptions& options) {
   const std::vector<Arrivals> routing = route(inputs, dispatch_options);
-  const RowCombiner<T> combiner(expert_outputs, dispatch_options.do_expand, options.allow_multiple_reduction);
+  const RowCombiner<T> combiner(expert_outputs, dispatch_options.do_expand, options);
   std::vector<CombineOutput> outputs;
   for (int rank = 0; rank < static_cast<int>(inputs.size()); ++rank) {
     const Tensor& topk_idx = inputs[static_cast<std::size_t>(rank)].topk_idx;

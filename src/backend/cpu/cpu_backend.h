@@ -18,6 +18,7 @@ class CpuBackend final : public Backend {
   void push(const PushJob& job, int width) override;
   void zero_gaps(const ZeroGapsJob& job, int width) override;
   void pull(const PullJob& job, int width) override;
+  void pull_weights(const PullJob& job, int width) override;
   void reduce_tokens(const ReduceTokensJob& job, int width) override;
   void copy(std::byte* to, const std::byte* from, std::size_t num_bytes, int width) override;
 

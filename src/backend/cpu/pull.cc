@@ -97,7 +97,7 @@ void pull_payload(const PullJob& job, int begin, int end) {
 }
 
 // Each weight comes from the rank that owns its expert; where there is none it is 0.
-void pull_weights(const PullJob& job, int begin, int end) {
+void pull_weights_piece(const PullJob& job, int begin, int end) {
   const SendPlan& plan = *job.plan;
   const auto num_topk = static_cast<std::size_t>(plan.num_topk);
   for (std::size_t pair = plan.pair(begin, 0); pair < plan.pair(end, 0); ++pair) {
@@ -135,8 +135,13 @@ void reduce_tokens_piece(const ReduceTokensJob& job, int begin, int end) {
 void CpuBackend::pull(const PullJob& job, int width) {
   for_pieces(pool(width), job.plan->num_tokens, [&](int begin, int end) {
     pull_payload(job, begin, end);
-    if (job.topk_weights != nullptr) pull_weights(job, begin, end);
+    if (job.topk_weights != nullptr) pull_weights_piece(job, begin, end);
   });
+}
+
+void CpuBackend::pull_weights(const PullJob& job, int width) {
+  for_pieces(pool(width), job.plan->num_tokens,
+             [&](int begin, int end) { pull_weights_piece(job, begin, end); });
 }
 
 void CpuBackend::reduce_tokens(const ReduceTokensJob& job, int width) {

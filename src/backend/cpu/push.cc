@@ -92,7 +92,8 @@ void push_metadata(const PushJob& job, int token, std::size_t last_pair) {
   const std::size_t first_pair = plan.pair(token, 0);
   std::int32_t* row = job.targets[static_cast<std::size_t>(owner)].metadata +
                       static_cast<std::size_t>(plan.token_slot[last_pair]) * (num_topk + 2);
-  row[0] = job.rank * job.num_max_tokens_per_rank + token;
+  const int src_token = job.src_tokens.empty() ? token : job.src_tokens[static_cast<std::size_t>(token)];
+  row[0] = job.rank * job.num_max_tokens_per_rank + src_token;
   row[1] = job.rank * plan.num_topk + static_cast<std::int32_t>(last_pair - first_pair);
   for (std::size_t column = 0; column < num_topk; ++column) {
     const std::size_t pair = first_pair + column;

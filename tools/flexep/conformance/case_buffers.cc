@@ -29,15 +29,23 @@ Tensor RegisteringBuffer::registered(const Shape& shape, DType dtype) const {
                                                  : Tensor();
 }
 
-CaseBuffers::CaseBuffers(const Communicator& comm, Device device) {
-  for (const bool do_cpu_sync : {false, true}) {
-    for (const bool allow_multiple_reduction : {false, true}) {
-      buffers_[do_cpu_sync ? 1 : 0][allow_multiple_reduction ? 1 : 0] = std::make_unique<RegisteringBuffer>(
-          comm, ElasticBufferConfig{.device = device,
-                                    .num_max_tokens_per_rank = do_cpu_sync ? 0 : kNoSyncMaxTokens,
-                                    .allow_multiple_reduction = allow_multiple_reduction});
-    }
+RegisteringBuffer& CaseBuffers::of(const CaseSpec& spec) {
+  const ElasticBufferConfig defaults;
+  // Room for waves of a few tokens of a short row.
+  constexpr std::int64_t kLittleStaging = 32 << 10;
+  const std::int64_t max_staging_bytes =
+      spec.has_little_staging ? kLittleStaging : defaults.max_staging_bytes;
+  auto& buffer =
+      buffers_[{spec.do_cpu_sync, spec.allow_multiple_reduction, spec.allow_hybrid_mode, max_staging_bytes}];
+  if (!buffer) {
+    buffer = std::make_unique<RegisteringBuffer>(
+        comm_, ElasticBufferConfig{.device = device_,
+                                   .num_max_tokens_per_rank = spec.do_cpu_sync ? 0 : kNoSyncMaxTokens,
+                                   .allow_multiple_reduction = spec.allow_multiple_reduction,
+                                   .max_staging_bytes = max_staging_bytes,
+                                   .network = {.allow_hybrid_mode = spec.allow_hybrid_mode}});
   }
+  return *buffer;
 }
 
 }  // namespace flexep::conformance

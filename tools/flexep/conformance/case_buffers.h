@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <map>
 #include <memory>
+#include <tuple>
 
 #include "conformance/case_spec.h"
 #include "flexep/elastic_buffer.h"
@@ -26,18 +29,21 @@ class RegisteringBuffer {
 };
 
 /// The buffers that the cases of a group share: one for each combination of what is fixed when a buffer is
-/// made.
+/// made, made when a case first needs it.
 class CaseBuffers {
  public:
-  /// Collective.
-  CaseBuffers(const Communicator& comm, Device device);
+  CaseBuffers(const Communicator& comm, Device device) : comm_(comm), device_(device) {}
 
-  RegisteringBuffer& of(const CaseSpec& spec) {
-    return *buffers_[spec.do_cpu_sync ? 1 : 0][spec.allow_multiple_reduction ? 1 : 0];
-  }
+  /// Collective where it is the first of its kind.
+  RegisteringBuffer& of(const CaseSpec& spec);
 
  private:
-  std::unique_ptr<RegisteringBuffer> buffers_[2][2];  ///< [do_cpu_sync][allow_multiple_reduction]
+  /// do_cpu_sync, allow_multiple_reduction, allow_hybrid_mode, bytes of staging.
+  using Kind = std::tuple<bool, bool, bool, std::int64_t>;
+
+  Communicator comm_;
+  Device device_;
+  std::map<Kind, std::unique_ptr<RegisteringBuffer>> buffers_;
 };
 
 }  // namespace flexep::conformance

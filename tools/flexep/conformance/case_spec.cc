@@ -125,6 +125,11 @@ reference::DispatchOptions CaseSpec::dispatch_options() const {
           .max_recv_tokens = max_recv_tokens};
 }
 
+reference::CombineOptions CaseSpec::combine_options() const {
+  return {.allow_multiple_reduction = allow_multiple_reduction,
+          .num_scaleup_ranks = allow_hybrid_mode ? num_scaleup_ranks : 0};
+}
+
 std::string CaseSpec::to_string() const {
   std::string text = fmt::format(
       "tokens {}, top-{} of {} experts ({}), {} layout, alignment {}{}{}, rows {} x {}, back {} x {}, "
@@ -139,10 +144,15 @@ std::string CaseSpec::to_string() const {
                       num_sf_packs, flexep::name_of(sf_dtype), sf_is_col_major ? " by columns" : "",
                       num_biases, is_strided ? ", strided" : "", do_handle_copy ? "" : ", ids kept");
   if (!do_cpu_sync) text += ", no host sync";
+  if (num_scaleup_ranks > 0) {
+    text +=
+        fmt::format(", domains of {} ranks, {}{}", num_scaleup_ranks, allow_hybrid_mode ? "hybrid" : "direct",
+                    has_little_staging ? ", little staging" : "");
+  }
   return text + fmt::format(", limits {}", fmt::join(max_recv_tokens, "/"));
 }
 
-CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
+CaseSpec draw_case(std::uint64_t seed, int num_ranks, int num_domains) {
   Random random(seed, static_cast<std::uint64_t>(num_ranks));
   CaseSpec spec{.seed = seed};
   for (int rank = 0; rank < num_ranks; ++rank) spec.num_tokens.push_back(draw_num_tokens(random));
@@ -170,6 +180,16 @@ CaseSpec draw_case(std::uint64_t seed, int num_ranks) {
   if (random.one_in(500)) make_large(random, spec);
   if (random.one_in(3)) spec.num_max_tokens_per_rank = spec.agreed_num_max_tokens() + random.in_range(1, 50);
   if (random.one_in(4)) drop_host_sync(spec);
+  if (num_domains == 1) return spec;
+  spec.num_scaleup_ranks = num_ranks / num_domains;
+  spec.allow_hybrid_mode = !random.one_in(3);
+  constexpr std::size_t kShortRow = 192;
+  const auto row_bytes = [](int hidden, DType dtype) {
+    return static_cast<std::size_t>(hidden) * size_of(dtype);
+  };
+  const std::size_t longest =
+      std::max(row_bytes(spec.hidden, spec.dtype), row_bytes(spec.expert_hidden, spec.expert_dtype));
+  spec.has_little_staging = longest <= kShortRow && !random.one_in(4);
   return spec;
 }
 

@@ -53,6 +53,10 @@ struct CaseSpec {
   bool do_handle_copy = true;
   std::vector<int> max_recv_tokens;  ///< [R], 0 = no limit
 
+  int num_scaleup_ranks = 0;  ///< ranks of a domain; 0 = there is one
+  bool allow_hybrid_mode = true;
+  bool has_little_staging = false;  ///< so that few rows cross domains at a time
+
   RoutingKind routing = RoutingKind::kUniform;
   ValueKind values = ValueKind::kOrdinary;
 
@@ -60,11 +64,13 @@ struct CaseSpec {
   /// N that all ranks agree on.
   int agreed_num_max_tokens() const;
   reference::DispatchOptions dispatch_options() const;
+  reference::CombineOptions combine_options() const;
   /// One line for the person who looks at a failure.
   std::string to_string() const;
 };
 
 /// A random case of moderate size: the same one for the same arguments, on every machine.
-CaseSpec draw_case(std::uint64_t seed, int num_ranks);
+/// @param num_domains  divides num_ranks.
+CaseSpec draw_case(std::uint64_t seed, int num_ranks, int num_domains = 1);
 
 }  // namespace flexep::conformance

@@ -68,7 +68,7 @@ std::vector<std::int32_t> sum(std::vector<std::int32_t> counts, const std::vecto
 
 ExpectedResults::ExpectedResults(const CaseSpec& spec) {
   const auto dispatch_options = spec.dispatch_options();
-  const reference::CombineOptions combine_options{.allow_multiple_reduction = spec.allow_multiple_reduction};
+  const auto combine_options = spec.combine_options();
   inputs = make_inputs(spec);
   received = reference::dispatch(inputs, dispatch_options);
   for (const auto& output : received) {

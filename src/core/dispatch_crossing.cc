@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/dispatch_crossing.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/push_target.h"
+
+namespace flexep {
+
+DispatchCrossing::DispatchCrossing(const Job& job)
+    : job_(job),
+      partner_to_(job.routes->partner_to()),
+      all_tokens_(static_cast<std::size_t>(job.send->num_tokens)),
+      carried_waves_(list_carried_waves(job.plan->carried, job.waves.num_tokens)) {
+  std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
+  std::byte* room = job.staging;
+  for (int i = 0; i < 2; ++i, room += job.waves.own_bytes)
+    areas_.push_back({room, PlainTraffic(*job.messages)});
+  for (int i = 0; i < job.waves.num_slots; ++i, room += job.waves.slot_bytes)
+    slots_.push_back({.memory = room, .wave = {}});
+}
+
+bool DispatchCrossing::advance() {
+  const bool has_received = receive_waves();
+  const bool has_sent = send_waves();
+  // What needs nobody fills the time in which nothing comes.
+  return has_received || has_sent || store_within();
+}
+
+bool DispatchCrossing::is_done() const {
+  return num_tokens_sent_ == job_.send->num_tokens && num_tokens_stored_ == job_.send->num_tokens &&
+         num_waves_carried_ == carried_waves_.size() &&
+         std::ranges::all_of(areas_, [](const Area& area) { return area.messages.is_done(); });
+}
+
+std::vector<int> DispatchCrossing::awaited() const {
+  std::vector<int> ranks;
+  for (const Slot& slot : slots_) {
+    if (slot.wave) ranks.push_back(job_.plan->carried[carried_waves_[*slot.wave].stream].source);
+  }
+  for (const Area& area : areas_) {
+    const auto partners = area.messages.awaited();
+    ranks.insert(ranks.end(), partners.begin(), partners.end());
+  }
+  return ranks;
+}
+
+bool DispatchCrossing::send_waves() {
+  bool has_moved = false;
+  for (Area& area : areas_) {
+    has_moved |= area.messages.advance();
+    if (!area.messages.is_done() || num_tokens_sent_ == job_.send->num_tokens) continue;
+    const int begin = num_tokens_sent_;
+    num_tokens_sent_ = std::min(begin + job_.waves.num_tokens, job_.send->num_tokens);
+    send_wave(area, begin, num_tokens_sent_);
+    has_moved = true;
+  }
+  return has_moved;
+}
+
+// Each row is read once and stored into the messages of all partners that it goes to.
+void DispatchCrossing::send_wave(Area& area, int begin, int end) {
+  const auto& sent = job_.plan->sent;
+  std::vector<int> num_tokens(sent.size());
+  const SendPlan packing = plan_packing(begin, end, num_tokens);
+  const OutputFormat format = wave_format(job_.format);
+  std::vector<PushTarget> targets(sent.size());
+  std::vector<std::span<const std::byte>> messages(sent.size());
+  std::byte* room = area.memory;
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    if (num_tokens[i] == 0) continue;
+    const ReceiveSize size{.num_recv_tokens = num_tokens[i]};
+    targets[i] = target_in(format, size, room);
+    messages[i] = {room, OutputLayout(format, size).num_bytes()};
+    room += messages[i].size();
+  }
+
+  PushJob pack = rows_from(begin, end, packing);
+  pack.do_expand = false;
+  pack.num_local_experts = 0;  // ids stay global
+  pack.idx_bytes = sizeof(std::int64_t);
+  pack.targets = targets;
+  job_.backend->push(pack, job_.width);
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    if (!messages[i].empty()) area.messages.send(sent[i].partner, messages[i]);
+  }
+}
+
+// The wave as a small dispatch whose ranks are the partners. @param num_tokens  [partners], added up.
+SendPlan DispatchCrossing::plan_packing(int begin, int end, std::vector<int>& num_tokens) const {
+  const SendPlan& send = *job_.send;
+  SendPlan packing{.num_tokens = end - begin, .num_topk = send.num_topk};
+  const std::size_t num_pairs = packing.pair(packing.num_tokens, 0);
+  packing.owner.assign(num_pairs, -1);
+  packing.token_slot.resize(num_pairs);
+  std::vector<int> last_token(num_tokens.size(), -1);
+  const std::size_t first_pair = send.pair(begin, 0);
+  for (int token = 0; token < packing.num_tokens; ++token) {
+    for (std::size_t pair = packing.pair(token, 0); pair < packing.pair(token + 1, 0); ++pair) {
+      if (!send.is_routed(first_pair + pair)) continue;
+      const int partner = partner_to_[static_cast<std::size_t>(send.owner[first_pair + pair])];
+      if (partner < 0) continue;
+      const auto p = static_cast<std::size_t>(partner);
+      num_tokens[p] += last_token[p] != token;
+      last_token[p] = token;
+      packing.owner[pair] = partner;
+      packing.token_slot[pair] = num_tokens[p] - 1;
+    }
+  }
+  packing.row = packing.token_slot;
+  list_masters(packing, num_tokens.size());
+  return packing;
+}
+
+bool DispatchCrossing::receive_waves() {
+  bool has_moved = false;
+  for (Slot& slot : slots_) {
+    if (slot.wave && job_.messages->is_complete(slot.ticket)) {
+      carry(slot);
+      slot.wave.reset();
+      ++num_waves_carried_;
+      has_moved = true;
+    }
+    if (slot.wave || num_waves_awaited_ == carried_waves_.size()) continue;
+    const CarriedWave& wave = carried_waves_[num_waves_awaited_];
+    const OutputLayout layout(wave_format(job_.format), {.num_recv_tokens = wave.end - wave.begin});
+    slot.ticket =
+        job_.messages->receive(job_.plan->carried[wave.stream].source, {slot.memory, layout.num_bytes()});
+    slot.wave = num_waves_awaited_++;
+    has_moved = true;
+  }
+  return has_moved;
+}
+
+// Stores the rows of a message at their final places, as their source would.
+void DispatchCrossing::carry(const Slot& slot) {
+  const CarriedWave& wave = carried_waves_[*slot.wave];
+  const CarriedTokens& carried = job_.plan->carried[wave.stream];
+  const SendPlan plan = slice_of(carried.plan, wave.begin, wave.end);
+  const auto num_tokens = static_cast<std::size_t>(plan.num_tokens);
+  const PushTarget message =
+      target_in(wave_format(job_.format), {.num_recv_tokens = plan.num_tokens}, slot.memory);
+  PushJob rows = job_.rows;
+  rows.plan = &plan;
+  rows.rank = carried.source;
+  rows.src_tokens = std::span(carried.tokens).subspan(static_cast<std::size_t>(wave.begin), num_tokens);
+  rows.x = message.x;
+  rows.x_stride = rows.row_bytes;
+  rows.sf = message.sf;
+  rows.sf_row_stride = message.sf_row_stride;
+  rows.sf_pack_stride = message.sf_pack_stride;
+  rows.topk_idx = {reinterpret_cast<const std::int64_t*>(message.topk_idx),
+                   num_tokens * static_cast<std::size_t>(plan.num_topk)};
+  rows.topk_weights = message.topk_weights;
+  job_.backend->push(rows, job_.width);
+}
+
+bool DispatchCrossing::store_within() {
+  if (num_tokens_stored_ == job_.send->num_tokens) return false;
+  const int begin = num_tokens_stored_;
+  num_tokens_stored_ = std::min(begin + job_.waves.num_tokens, job_.send->num_tokens);
+  const SendPlan plan = slice_of(job_.plan->within, begin, num_tokens_stored_);
+  job_.backend->push(rows_from(begin, num_tokens_stored_, plan), job_.width);
+  return true;
+}
+
+PushJob DispatchCrossing::rows_from(int begin, int end, const SendPlan& plan) const {
+  const auto first = static_cast<std::size_t>(begin);
+  const auto num_tokens = static_cast<std::size_t>(end - begin);
+  const auto num_topk = static_cast<std::size_t>(plan.num_topk);
+  PushJob rows = job_.rows;
+  rows.plan = &plan;
+  rows.src_tokens = std::span(all_tokens_).subspan(first, num_tokens);
+  rows.x += first * rows.x_stride;
+  if (rows.sf != nullptr) rows.sf += begin * rows.sf_row_stride;
+  rows.topk_idx = rows.topk_idx.subspan(first * num_topk, num_tokens * num_topk);
+  if (rows.topk_weights != nullptr) rows.topk_weights += first * num_topk * rows.weight_bytes;
+  return rows;
+}
+
+}  // namespace flexep
