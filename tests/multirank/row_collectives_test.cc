@@ -14,14 +14,17 @@ namespace {
 using testing::tensor_of;
 using testing::values_of;
 
-class RowCollectivesTest : public ::testing::TestWithParam<int> {
+/// Ranks, and ranks of a domain.
+class RowCollectivesTest : public ::testing::TestWithParam<std::pair<int, int>> {
  protected:
   template <typename Body>
   void on_every_rank(Body&& body) {
-    in_process(GetParam(), [&](Communicator& comm) {
-      RowCollectives rows(comm);
-      body(rows);
-    });
+    in_process(GetParam().first,
+               [&](Communicator& comm) {
+                 RowCollectives rows(comm);
+                 body(rows);
+               },
+               {.num_scaleup_ranks = GetParam().second});
   }
 };
 
@@ -127,16 +130,23 @@ TEST_P(RowCollectivesTest, WhatOneRankPassesWronglyIsAnErrorOfAll) {
 }
 
 TEST_P(RowCollectivesTest, ResultsOutliveTheObject) {
-  std::vector<Tensor> kept(static_cast<std::size_t>(GetParam()));
+  std::vector<Tensor> kept(static_cast<std::size_t>(GetParam().first));
   on_every_rank([&](RowCollectives& rows) {
     kept[static_cast<std::size_t>(rows.rank())] =
         rows.all_gather(tensor_of<std::int32_t>({1}, {rows.rank()}));
   });
-  for (const Tensor& tensor : kept) EXPECT_EQ(tensor.values<std::int32_t>().back(), GetParam() - 1);
+  for (const Tensor& tensor : kept) EXPECT_EQ(tensor.values<std::int32_t>().back(), GetParam().first - 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, RowCollectivesTest, ::testing::Values(1, 2, 3, 5),
-                         [](const auto& ranks) { return std::to_string(ranks.param) + "Ranks"; });
+std::string name_of_group(const ::testing::TestParamInfo<std::pair<int, int>>& info) {
+  const auto [num_ranks, num_scaleup_ranks] = info.param;
+  return std::to_string(num_ranks) + "RanksInDomainsOf" + std::to_string(num_scaleup_ranks);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, RowCollectivesTest,
+                         ::testing::Values(std::pair(1, 1), std::pair(2, 2), std::pair(3, 3), std::pair(5, 5),
+                                           std::pair(2, 1), std::pair(4, 2), std::pair(6, 2)),
+                         name_of_group);
 
 }  // namespace
 }  // namespace flexep
