@@ -63,8 +63,8 @@ class HybridEpBackend final : public ElasticBackend {
     const Extent extent = agree_on_extent(tokens.hidden.size(0));
     topk_idx_ = experts_of(routing_map_, extent.num_columns);
     const Tensor& probs = tokens.probs ? tokens.probs : token_probs_;
-    Tokens received = send({.hidden = tokens.hidden, .probs = gather_columns(probs, topk_idx_)},
-                                 topk_idx_, budget_for(extent.num_tokens), kSynchronous);
+    Tokens received = send({.hidden = tokens.hidden, .probs = gather_columns(probs, topk_idx_)}, topk_idx_,
+                           budget_for(extent.num_tokens), kSynchronous);
     FlexState& state = group().flex_state();
     state.num_dropped_pairs += num_dropped_pairs();
     state.over_budget = state.over_budget || num_dropped_pairs() > 0;

@@ -251,6 +251,14 @@ TEST(MoeLayerErrorTest, AWrongArgumentOfOneRankIsAnErrorOnAllAndTheLayerGoesOn) 
       layer.backward(std::move(other.context), {.output = comm.rank() == 1 ? bad : good, .aux_loss = 1});
     });
     EXPECT_NE(backward_error.find("output"), std::string::npos) << backward_error;
+    const std::string permutation_error = reject(
+        [&] { layer.forward(good, {.expert_permutation = std::vector<int>(comm.rank() == 1 ? 3 : 0)}); });
+    EXPECT_NE(permutation_error.find("expert_permutation"), std::string::npos) << permutation_error;
+    auto used = layer.forward(good);
+    if (comm.rank() == 1) MoeContext(std::move(used.context));
+    const std::string context_error =
+        reject([&] { layer.backward(std::move(used.context), {.output = good, .aux_loss = 1}); });
+    EXPECT_NE(context_error.find("context"), std::string::npos) << context_error;
     EXPECT_NO_THROW(layer.backward(std::move(forward.context), {.output = good, .aux_loss = 1}));
   });
 }
