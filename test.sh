@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# ./test.sh            builds and tests: release, then the tests that sanitizers can watch under each of them
+# ./test.sh            builds and tests: release, Python too, then the tests that sanitizers can watch under each of them
 # ./test.sh --quick    release only
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -30,6 +30,10 @@ for preset in "${presets[@]}"; do
   log="build/$preset/ctest.log"
   ctest --preset "$preset" 2>&1 | tee "$log"
   summary+=("$preset: $(grep 'tests passed' "$log")")
+  if [[ $preset == release ]]; then
+    ./scripts/test_python.sh 2>&1 | tee build/python-tests.log
+    summary+=("python: $(tail -n 1 build/python-tests.log)")
+  fi
 done
 echo "== passed after $SECONDS s"
 printf '%s\n' "${summary[@]}"

@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # ./scripts/test_python.sh [pytest arguments]
-# Installs flexep into a virtual environment under build/ and runs the Python tests there. Tests that need PyTorch are skipped,
-# with the reason, where it cannot be installed.
+# Builds the Python package in build/release and runs its tests in the virtual environment of python_environment.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-venv=build/python-tests
-python="$venv/bin/python"
+root="$PWD"
+python="$root/build/python-tests/bin/python"
 
-[[ -x $python ]] || python3 -m venv "$venv"
-"$python" -m pip install -q 'pytest>=8,<10' 'numpy>=1.26,<3' 'nanobind>=3.1,<4' 'scikit-build-core>=0.11,<2'
-"$python" -c 'import torch' 2>/dev/null || "$python" -m pip install -q torch==2.13.0 ||
-  echo "PyTorch cannot be installed here: the tests that need it are skipped" >&2
-"$python" -m pip install -q --no-build-isolation --no-deps .
+if ! ./scripts/python_environment.sh; then
+  echo "Python tests: skipped, for want of a virtual environment (no python3-venv, or PyPI cannot be reached)" >&2
+  [[ -z ${CI-} ]] && exit 0 || exit 1
+fi
+cmake --preset release -DFLEXEP_BUILD_PYTHON=ON -DPython_EXECUTABLE="$python" >build/python-configure.log ||
+  { cat build/python-configure.log; exit 1; }
+cmake --build --preset release --target flexep_python_package
+export PYTHONPATH="$root/build/release/python"
 exec "$python" -m pytest -q -rs "$@"

@@ -2,9 +2,10 @@
 """Expert parallelism everywhere: moves the tokens of mixture-of-experts layers between ranks.
 
 Names and arguments are those of the C++ interface (include/flexep). Tensors come and go through DLPack without
-copies. With PyTorch: `flexep.torch` has gradients, `flexep.deep_ep` is DeepEP's interface.
+copies. With PyTorch: `flexep.torch` has gradients, `flexep.moe` a token dispatcher, `flexep.deep_ep` is DeepEP's interface.
 """
 
+from ._command import bench, check
 from ._core import (
     BufferCounters,
     CombineResult,
@@ -50,6 +51,8 @@ __all__ = [
     "TimeoutError",
     "TransportError",
     "__version__",
+    "bench",
+    "check",
     "get_buffer_size_hint",
     "get_theoretical_num_qps",
     "get_theoretical_num_sms",

@@ -23,6 +23,12 @@ void PendingSignal::rethrow() {
   throw raised;
 }
 
+void PendingSignal::raise_soon() {
+  if (!raised_) return;
+  PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), raised_->type().ptr());
+  raised_.reset();
+}
+
 bool is_signal_pending() {
   PendingSignal* signal = PendingSignal::current();
   return signal != nullptr && signal->poll();

@@ -28,8 +28,10 @@ class PendingSignal {
   /// Runs the program's signal handlers if it is time to. @return whether one of them raised. Called without
   /// the GIL.
   bool poll();
-  /// Needs the GIL.
+  /// Needs the GIL, as the next.
   void rethrow();
+  /// Lets the program go on for a moment and raises in it then: for where nothing may be thrown.
+  void raise_soon();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -68,8 +70,12 @@ class DestroyedWithoutGil {
   DestroyedWithoutGil& operator=(DestroyedWithoutGil&&) = delete;
 
   void reset() {
-    nb::gil_scoped_release release;
-    value_.reset();
+    PendingSignal signal;
+    {
+      nb::gil_scoped_release release;
+      value_.reset();
+    }
+    signal.raise_soon();
   }
   explicit operator bool() const { return value_.has_value(); }
   T* operator->() { return &*value_; }

@@ -30,9 +30,9 @@ Event CommunicationThread::submit(std::function<void()> work) {
   return end;
 }
 
-void CommunicationThread::drain() {
+bool CommunicationThread::drain_for(std::chrono::nanoseconds longest) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return tasks_.empty() && !is_busy_; });
+  return changed_.wait_for(lock, longest, [&] { return tasks_.empty() && !is_busy_; });
 }
 
 void CommunicationThread::run() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -23,8 +24,9 @@ class CommunicationThread {
 
   /// @return the end of the task; carries what it throws. What the task holds has gone by then.
   Event submit(std::function<void()> work);
-  /// Returns when everything submitted so far has ended, in success or failure.
-  void drain();
+  /// Waits until everything submitted so far has ended, in success or failure, for at most `longest`. @return
+  /// whether it has.
+  bool drain_for(std::chrono::nanoseconds longest);
 
  private:
   struct Task {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <chrono>
 #include <future>
 #include <memory>
 #include <utility>
 
+#include "common/deadline.h"
+#include "common/interruption.h"
 #include "core/buffer_engine.h"
 #include "core/combine_operation.h"
 #include "core/communication_thread.h"
@@ -19,7 +22,7 @@ class HostPlannedEngine final : public BufferEngine {
   HostPlannedEngine(const Communicator& comm, const ElasticBufferConfig& config)
       : engine_(comm, config), communication_(!engine_.transport->can_work_in_background()) {}
   ~HostPlannedEngine() override {
-    communication_.drain();
+    drain();
     // Tensors may keep the arena, and with it the group, for long: nobody shall wait for this rank meanwhile.
     engine_.transport->leave();
   }
@@ -38,7 +41,7 @@ class HostPlannedEngine final : public BufferEngine {
   DispatchResult dispatch(const DispatchArgs& args) override {
     const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_);
     if (!args.async_with_compute_stream) {
-      communication_.drain();
+      drain();
       guarded([&] { operation->run(); });
       return std::move(*operation).result();
     }
@@ -46,7 +49,7 @@ class HostPlannedEngine final : public BufferEngine {
                           ? submit_and_await_counts(operation)
                           : communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
     // A mistake of the caller's own is thrown here, once the other ranks have been told.
-    if (operation->is_refused()) end.wait();
+    if (operation->is_refused()) await(end);
     DispatchResult result = operation->result();
     result.event = end;
     return result;
@@ -55,13 +58,13 @@ class HostPlannedEngine final : public BufferEngine {
   CombineResult combine(const CombineArgs& args) override {
     const auto operation = std::make_shared<CombineOperation>(engine_, args, ++sequence_number_);
     if (!args.async_with_compute_stream) {
-      communication_.drain();
+      drain();
       guarded([&] { operation->run(); });
       return std::move(*operation).result();
     }
     const Event end = communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
     // A mistake of the caller's own is thrown here, once the other ranks have been told.
-    if (operation->is_refused()) end.wait();
+    if (operation->is_refused()) await(end);
     CombineResult result = operation->result();
     result.event = end;
     return result;
@@ -69,14 +72,14 @@ class HostPlannedEngine final : public BufferEngine {
 
   void barrier() override {
     ++sequence_number_;
-    communication_.drain();
+    drain();
     guarded([&] {
       engine_.agreement.conclude({"barrier", sequence_number_}, [&] { engine_.deferred_error.report(); });
     });
   }
 
   void check() override {
-    communication_.drain();
+    drain();
     engine_.deferred_error.report();
   }
 
@@ -107,8 +110,24 @@ class HostPlannedEngine final : public BufferEngine {
       placed->set_value();
       guarded([&] { operation->move(); });
     });
-    placed->get_future().get();
+    await(Event(placed->get_future().share()));
     return end;
+  }
+
+  void drain() {
+    wait_in_slices([&](std::chrono::nanoseconds slice) { return communication_.drain_for(slice); });
+  }
+  void await(const Event& event) {
+    wait_in_slices([&](std::chrono::nanoseconds slice) { return event.wait_for(slice); });
+  }
+
+  // What the communication thread waits for ends with the group. Nobody interrupts that thread itself: it is
+  // none of the program's.
+  template <typename WaitFor>
+  void wait_in_slices(WaitFor wait_for) {
+    while (!wait_for(kWaitSlice)) {
+      if (is_interrupted()) engine_.transport->abort("it was interrupted");
+    }
   }
 
   // After a failure of the group a rank that is thought gone may wake up and store into memory that was

@@ -94,6 +94,45 @@ def test_ctrl_c_ends_a_wait_and_tells_the_other_rank():
 
 
 @pytest.mark.ranks(2)
+def test_ctrl_c_ends_an_asynchronous_dispatch_that_waits_for_counts():
+    import torch
+
+    comm = flexep.Communicator.from_process_group()
+    buffer = flexep.ElasticBuffer(comm)
+    arguments = {"topk_idx": torch.zeros(1, 1, dtype=torch.int64), "num_experts": 2}
+    if comm.rank == 0:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            buffer.dispatch(torch.zeros(1, 8), **arguments, async_with_compute_stream=True)
+    else:
+        time.sleep(0.6)
+        with pytest.raises(flexep.TransportError):
+            buffer.dispatch(torch.zeros(1, 8), **arguments)
+
+
+@pytest.mark.ranks(2)
+def test_ctrl_c_ends_the_end_of_a_buffer_with_an_operation_in_flight():
+    import torch
+    import torch.distributed as dist
+
+    comm = flexep.Communicator.from_process_group()
+    buffer = flexep.ElasticBuffer(comm, num_max_tokens_per_rank=1)
+    if comm.rank == 0:
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        received = buffer.dispatch(
+            torch.zeros(1, 8), topk_idx=ids, num_experts=2, do_cpu_sync=False, async_with_compute_stream=True
+        )
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            del buffer
+            while True:
+                time.sleep(0.01)
+        with pytest.raises(flexep.TransportError):
+            received.event.wait()
+    dist.barrier()
+
+
+@pytest.mark.ranks(2)
 def test_other_python_threads_run_during_a_wait():
     comm = flexep.Communicator.from_process_group()
     if comm.rank == 0:

@@ -12,6 +12,7 @@ import torch
 from .. import __version__
 from . import utils
 from .buffer import Buffer
+from .config import Config
 from .elastic import ElasticBuffer
 from .event import EventHandle, EventOverlap
 from .handle import EPHandle
@@ -21,6 +22,7 @@ topk_idx_t = torch.int64
 
 __all__ = [
     "Buffer",
+    "Config",
     "EPBuffer",
     "EPHandle",
     "ElasticBuffer",
@@ -36,5 +38,5 @@ __all__ = [
 def install() -> None:
     """From now on `import deep_ep` gives this module in this interpreter."""
     sys.modules["deep_ep"] = sys.modules[__name__]
-    for name in ("buffer", "elastic", "event", "handle", "utils"):
+    for name in ("buffer", "config", "elastic", "event", "handle", "utils"):
         sys.modules[f"deep_ep.{name}"] = sys.modules[f"{__name__}.{name}"]

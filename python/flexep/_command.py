@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `flexep`, which the package brings along: from Python, and as `python -m flexep`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from .errors import Error
+
+_COMMAND = pathlib.Path(__file__).parent / "bin" / "flexep"
+
+
+def command_path() -> str:
+    """Where the command is. @throws Error where the package was built without it."""
+    if not _COMMAND.exists():
+        raise Error("this build of flexep has no command: configure it with FLEXEP_BUILD_TOOLS=ON")
+    return str(_COMMAND)
+
+
+def check(*, cases: int = 60, seed: int = 1, **options: Any) -> str:
+    """Holds random dispatches and combines against the reference on this machine; returns the summary.
+
+    `options` are those of `flexep check`: `ranks=[2, 4]` is `--ranks 2 4`. Raises Error, with what was found, if a case fails.
+    """
+    return _run("check", options | {"cases": cases, "seed": seed})
+
+
+def bench(**options: Any) -> dict[str, Any]:
+    """Measures dispatch and combine on this machine, as `flexep bench` does; returns what its --json writes.
+
+    `options` are those of `flexep bench`: `num_sms=1` is `--num-sms 1`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = os.path.join(folder, "bench.json")
+        _run("bench", options | {"json": report})
+        return json.loads(pathlib.Path(report).read_text())
+
+
+def main() -> None:
+    """Becomes the command, with this program's arguments."""
+    try:
+        path = command_path()
+    except Error as error:
+        sys.exit(str(error))
+    os.execv(path, ["flexep", *sys.argv[1:]])
+
+
+def _run(subcommand: str, options: dict[str, Any]) -> str:
+    arguments = [word for name, value in options.items() for word in _words(name, value)]
+    # Ranks of a job of the caller's are none of the command's.
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(
+        [command_path(), subcommand, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise Error(f"flexep {subcommand} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _words(name: str, value: Any) -> list[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [f"--{name.replace('_', '-')}", *(str(each) for each in values)]
