@@ -27,6 +27,11 @@ class Dispatched(NamedTuple):
     handle: DispatchHandle
 
 
+# torch.compile breaks its graph around the operations. Unlike torch.compiler.disable this imports the compiler at the first call.
+_outside_graphs = torch._disable_dynamo
+
+
+@_outside_graphs
 def dispatch(
     buffer: Any,
     x: torch.Tensor,
@@ -53,6 +58,7 @@ def dispatch(
     return Dispatched(*_Dispatch.apply(_core_buffer(buffer), x, topk_idx, topk_weights, options))
 
 
+@_outside_graphs
 def combine(
     buffer: Any,
     x: torch.Tensor,

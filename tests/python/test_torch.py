@@ -270,6 +270,25 @@ def test_training_steps_leave_no_memory_behind():
     assert buffer.arena_bytes == 0
 
 
+@pytest.mark.parametrize("expand", [False, True])
+def test_compiled_layer_gives_what_the_plain_one_gives(expand):
+    buffer = flexep.ElasticBuffer(flexep.Communicator.single())
+    compiled = torch.compile(moe, backend="eager")  # what is captured is run as it is: no compiler is needed
+    generator = torch.Generator().manual_seed(5)
+    for num_tokens in (4, 7, 0):  # another number of tokens is another graph
+        x = torch.randn(num_tokens, 8, generator=generator)
+        weights = torch.rand(num_tokens, 2, generator=generator)
+        idx = torch.rand(num_tokens, NUM_EXPERTS, generator=generator).topk(2).indices
+        results = []
+        for layer in (moe, compiled):
+            inputs = [x.clone().requires_grad_(), weights.clone().requires_grad_()]
+            out = layer(buffer, inputs[0], idx, inputs[1], expand)
+            out.square().sum().backward()
+            results.append([out, *(tensor.grad for tensor in inputs)])
+        for plain, captured in zip(*results, strict=True):
+            assert torch.equal(plain, captured)
+
+
 def test_unknown_options_are_named():
     buffer = flexep.ElasticBuffer(flexep.Communicator.single())
     with pytest.raises(flexep.InvalidArgument, match="do_cpu_sync"):

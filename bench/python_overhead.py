@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Python adds to a dispatch and a combine on the CPU: one rank, one token, against `flexep bench` on the same machine.
+
+    python bench/python_overhead.py --json bench/results/<machine>/<date>-python-overhead.json
+
+Medians of calls; run it on a quiet machine. C++ and Python take turns, and the best of their medians counts.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+
+import torch
+import torch.distributed as dist
+
+import flexep
+import flexep.torch
+from flexep import deep_ep
+
+HIDDEN, NUM_EXPERTS, NUM_TOPK = 64, 4, 2
+ROUNDS, CALLS = 5, 2000
+
+
+def calls():
+    """(layer, operation): a function that does it once."""
+    x = torch.zeros(1, HIDDEN, dtype=torch.bfloat16)
+    ids, weights = torch.tensor([[0, 1]]), torch.full((1, NUM_TOPK), 0.5)
+    core = flexep.ElasticBuffer(flexep.Communicator.single(), num_sms=1)
+    elastic = deep_ep.ElasticBuffer(dist.group.WORLD, num_max_tokens_per_rank=1, hidden=HIDDEN)
+    routed = {"topk_idx": ids, "topk_weights": weights, "num_experts": NUM_EXPERTS}
+    received = core.dispatch(x, **routed)
+    rows = torch.from_dlpack(core.empty((1, HIDDEN), "bf16"))
+    handle = elastic.dispatch(x, **routed, num_sms=1)[3]
+    return {
+        ("flexep", "dispatch"): lambda: core.dispatch(x, **routed),
+        ("flexep", "combine"): lambda: core.combine(rows, handle=received.handle),
+        ("flexep.deep_ep", "dispatch"): lambda: elastic.dispatch(x, **routed, num_sms=1),
+        ("flexep.deep_ep", "combine"): lambda: elastic.combine(rows, handle),
+        ("flexep.torch", "dispatch"): lambda: flexep.torch.dispatch(core, x, ids, weights, num_experts=NUM_EXPERTS),
+        ("flexep.torch", "combine"): lambda: flexep.torch.combine(core, rows, received.handle),
+    }
+
+
+def median_us(call):
+    times = []
+    for _ in range(CALLS):
+        begin = time.perf_counter_ns()
+        call()
+        times.append(time.perf_counter_ns() - begin)
+    return statistics.median(times) / 1000
+
+
+def cxx_us():
+    report = flexep.bench(
+        transport="in_process",
+        **{"ranks": 1, "tokens": 1, "hidden": HIDDEN, "experts": NUM_EXPERTS, "topk": NUM_TOPK, "num_sms": 1},
+        **{"ops": ["dispatch", "combine"], "iters": CALLS, "warmup": 100},
+    )
+    return {result["op"]: result["median_us"] for result in report["results"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", help="file to write the results to")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    best = {}
+    for _ in range(ROUNDS):
+        measured = {("C++", op): us for op, us in cxx_us().items()}
+        measured |= {key: median_us(call) for key, call in calls().items()}
+        best = {key: min(us, best.get(key, us)) for key, us in measured.items()}
+    results = [
+        {"layer": layer, "op": op, "median_us": us, "beyond_cxx_us": us - best["C++", op]}
+        for (layer, op), us in best.items()
+    ]
+    for result in results:
+        print("{layer:15} {op:9} {median_us:7.2f} us  {beyond_cxx_us:+7.2f} us".format(**result))
+    if arguments.json:
+        report = {
+            "schema_version": 1,
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "results": results,
+        }
+        with open(arguments.json, "w") as file:
+            json.dump(report, file, indent=2)
+            file.write("\n")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
