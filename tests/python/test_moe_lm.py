@@ -17,7 +17,7 @@ _MOE_LM = pathlib.Path(flexep.__file__).parents[2] / "examples/moe_lm/moe_lm"
 _TEXT = pathlib.Path(__file__).parents[2] / "docs/performance.md"
 NUM_STEPS, BATCH, CONTEXT, EMBEDDING = 50, 96, 32, 16
 HIDDEN, FFN, NUM_EXPERTS, NUM_TOPK, NUM_BLOCKS = 48, 64, 8, 2, 2
-SEED, PEAK_RATE, AUX_COEFF, EXPERT_DEVIATION = 3, 3e-3, 0.1, 0.05
+SEED, PEAK_RATE, AUX_COEFF, EXPERT_DEVIATION = 3, 3e-2, 0.1, 0.05
 
 
 def mix(x):
@@ -152,6 +152,7 @@ def loss_curve():
 
 
 def test_loss_curve_is_that_of_the_example(tmp_path):
+    torch.set_num_threads(1)  # its matrices are small
     if not _MOE_LM.exists():
         pytest.skip("examples/moe_lm is not built")
     report = tmp_path / "report.json"
