@@ -45,8 +45,18 @@ TEST(CheckTest, FewerCasesThanGroupsAreRunAllTheSame) {
 }
 
 TEST(CheckTest, ACaseOfItsOwnRunsOnEachGroup) {
-  EXPECT_EQ(check({"--transport", "in_process", "--ranks", "2,4", "--seed", "5", "--case", "123456"}).out,
-            "2 passed, 0 failed\n");
+  const Arguments one_case{"--transport", "in_process", "--ranks", "2,4", "--seed", "5", "--case", "123456"};
+  // 2 ranks in 1 and 2 domains, 4 ranks in 1, 2 and 4.
+  EXPECT_EQ(check(one_case).out, "5 passed, 0 failed\n");
+  Arguments in_two_domains = one_case;
+  in_two_domains.insert(in_two_domains.end(), {"--domains", "2"});
+  EXPECT_EQ(check(in_two_domains).out, "2 passed, 0 failed\n");
+}
+
+TEST(CheckTest, DomainsThatDivideNoNumberOfRanksAreAMistake) {
+  const auto result = check({"--transport", "in_process", "--ranks", "3,5", "--domains", "2"});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("no number of --ranks is a multiple of one of --domains"));
 }
 
 TEST(CheckTest, RunsAsTheRanksOfAJobThatIsAlreadyThere) {

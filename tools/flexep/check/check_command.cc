@@ -17,9 +17,10 @@ namespace {
 /// A case moves kilobytes: who is not heard of for a minute hangs.
 constexpr std::chrono::seconds kTimeout{60};
 
-CommunicatorOptions communicator_options() {
-  if (Environment::read().timeout_secs) return {};
-  return {.timeout = kTimeout};
+CommunicatorOptions communicator_options(int num_scaleup_ranks = 0) {
+  CommunicatorOptions options{.num_scaleup_ranks = num_scaleup_ranks};
+  if (!Environment::read().timeout_secs) options.timeout = kTimeout;
+  return options;
 }
 
 /// Counts outcomes and says what failed.
@@ -31,8 +32,9 @@ class Reporter {
     ++(outcome.passed ? tally_.counts().num_passed : tally_.counts().num_failed);
     if (!outcome.passed) {
       progress_.clear();
-      fmt::print("FAILED case {} ({}, {} ranks)\n{}  reproduce: {}\n", outcome.case_idx, group_.transport,
-                 group_.num_ranks, outcome.failure, reproduce_command(group_, outcome.case_idx));
+      fmt::print("FAILED case {} ({}, {} ranks in {} domains)\n{}  reproduce: {}\n", outcome.case_idx,
+                 group_.transport, group_.num_ranks, group_.num_domains, outcome.failure,
+                 reproduce_command(group_, outcome.case_idx));
       std::fflush(stdout);
     }
     progress_.show(tally_);
@@ -74,7 +76,8 @@ int run_as_rank(const CheckOptions& options) {
 
 void run_threads(const GroupPlan& group, const Tally& tally) {
   in_process(
-      group.num_ranks, [&](Communicator& comm) { run_rank(comm, group, tally); }, communicator_options());
+      group.num_ranks, [&](Communicator& comm) { run_rank(comm, group, tally); },
+      communicator_options(group.num_ranks / group.num_domains));
 }
 
 void run_processes(const GroupPlan& group, const Tally& tally) {
@@ -125,6 +128,11 @@ void add_check_command(CLI::App& app, Runner& runner) {
   command->add_option("--device", options->device, "cpu or cuda")->capture_default_str();
   command->add_option("--transport", options->transport, "in_process, shm or all")->capture_default_str();
   command->add_option("--ranks", options->num_ranks, "Numbers of ranks; cases are shared out to them")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("--domains", options->num_domains,
+                   "Numbers of domains that ranks of in_process play, where they divide the ranks")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--cases", options->num_cases, "How many cases to run in all")->capture_default_str();

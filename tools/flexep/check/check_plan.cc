@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "command.h"
 #include "device.h"
 
@@ -17,12 +20,24 @@ void require_usable(const CheckOptions& options) {
     if (num_ranks >= 1 && num_ranks <= kMaxRanks) continue;
     throw UsageError(fmt::format("--ranks {}: not a number from 1 to {}", num_ranks, kMaxRanks));
   }
+  for (const int num_domains : options.num_domains) {
+    if (num_domains < 1) throw UsageError(fmt::format("--domains {}: at least one", num_domains));
+  }
 }
 
 std::vector<std::string> transports(const std::string& name) {
   if (name == "all") return {"in_process", "shm"};
   if (name == "in_process" || name == "shm") return {name};
   throw UsageError(fmt::format("--transport {}: not one of in_process, shm, all", name));
+}
+
+// Processes of one machine are one domain, and so are GPUs; threads play as many as they are told.
+std::vector<int> domains_of(const CheckOptions& options, const std::string& transport, int num_ranks) {
+  if (transport != "in_process" || options.device != "cpu") return {1};
+  std::vector<int> fitting;
+  std::ranges::copy_if(options.num_domains, std::back_inserter(fitting),
+                       [&](int num_domains) { return num_ranks % num_domains == 0; });
+  return fitting;
 }
 
 }  // namespace
@@ -44,8 +59,14 @@ GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, i
 std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
   std::vector<GroupPlan> groups;
   for (const auto& transport : transports(options.transport)) {
-    for (const int num_ranks : options.num_ranks) groups.push_back(plan_rank(options, transport, num_ranks));
+    for (const int num_ranks : options.num_ranks) {
+      for (const int num_domains : domains_of(options, transport, num_ranks)) {
+        groups.push_back(plan_rank(options, transport, num_ranks));
+        groups.back().num_domains = num_domains;
+      }
+    }
   }
+  if (groups.empty()) throw UsageError("no number of --ranks is a multiple of one of --domains");
   if (options.case_idx >= 0) return groups;
   const auto num_groups = static_cast<std::int64_t>(groups.size());
   for (std::int64_t i = 0; i < num_groups; ++i) {
@@ -58,8 +79,11 @@ std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
 }
 
 std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx) {
-  return fmt::format("flexep check --device {} --transport {} --ranks {} --seed {} --case {}",
-                     name_of(group.device), group.transport, group.num_ranks, group.cases.seed, case_idx);
+  const std::string domains =
+      group.transport == "in_process" ? fmt::format(" --domains {}", group.num_domains) : "";
+  return fmt::format("flexep check --device {} --transport {} --ranks {}{} --seed {} --case {}",
+                     name_of(group.device), group.transport, group.num_ranks, domains, group.cases.seed,
+                     case_idx);
 }
 
 std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd) {

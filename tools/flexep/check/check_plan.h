@@ -14,6 +14,7 @@ struct CheckOptions {
   std::string device = "cpu";
   std::string transport = "all";
   std::vector<int> num_ranks = {1, 2, 3, 4, 7, 8};
+  std::vector<int> num_domains = {1, 2, 4};  ///< of ranks that are threads, where it divides their number
   std::int64_t num_cases = 300;
   std::uint64_t seed = 1;
   std::int64_t case_idx = -1;  ///< only this case, on each group
@@ -29,10 +30,11 @@ struct GroupPlan {
   Device device;
   std::string transport;
   int num_ranks = 1;
+  int num_domains = 1;
   conformance::CaseRange cases;
 };
 
-/// Shares the cases out to every pair of transport and number of ranks: case i goes to group i modulo the
+/// Shares the cases out to every kind of group, by transport, number of ranks and of domains: case i goes to group i modulo the
 /// number of groups.
 /// @throws UsageError, NotAvailable.
 std::vector<GroupPlan> plan_groups(const CheckOptions& options);

@@ -28,10 +28,12 @@ void run_cases(const Communicator& comm, Device device, const CaseRange& range,
                const std::function<void(const CaseOutcome&)>& report) {
   Communicator results = comm;
   CaseRunner runner(comm, device);
+  const int num_domains =
+      ElasticBuffer(comm, {.device = device}).get_physical_domain_size().num_scaleout_ranks;
   for (std::int64_t i = 0; i < range.num_cases; ++i) {
     CaseOutcome outcome{.case_idx = range.first + i * range.stride};
-    const CaseSpec spec =
-        draw_case(Random(range.seed, static_cast<std::uint64_t>(outcome.case_idx)).next(), comm.num_ranks());
+    const CaseSpec spec = draw_case(Random(range.seed, static_cast<std::uint64_t>(outcome.case_idx)).next(),
+                                    comm.num_ranks(), num_domains);
     const auto finding = runner.run(spec, ExpectedResults(spec));
     outcome.failure = gather_findings(results, finding.value_or(""));
     outcome.passed = outcome.failure.empty();
