@@ -56,7 +56,31 @@ INSTANTIATE_TEST_SUITE_P(
         WrongUse{{"check", "--ranks", "2,0"}, 2, {"--ranks", "0"}},                  //
         WrongUse{{"check", "--cases", "0"}, 2, {"--cases", "0"}},                    //
         WrongUse{{"check", "--case", "-2"}, 2, {"--case", "-2"}},                    //
-        WrongUse{{"check", "--seed", "x"}, 2, {"--seed", "x"}}),
+        WrongUse{{"check", "--seed", "x"}, 2, {"--seed", "x"}},
+        WrongUse{{"plan", "--topology", "8"}, 2, {"--topology", "8", "2x8"}},
+        WrongUse{{"plan", "--topology", "0x4"}, 2, {"--topology", "0x4"}},
+        WrongUse{{"plan", "--topology", "2x4x"}, 2, {"--topology", "2x4x"}},
+        WrongUse{{"plan", "--topology", "99999x99999"}, 2, {"--topology", "4096"}},
+        WrongUse{{"plan", "--topology", "3x3"}, 2, {"--experts", "256", "9 ranks"}},
+        WrongUse{{"plan", "--experts", "8", "--topk", "9"}, 2, {"--topk", "9"}},
+        WrongUse{{"plan", "--tokens", "0"}, 2, {"--tokens", "0"}},
+        WrongUse{
+            {"plan", "--tokens", "1048576", "--topology", "512x8", "--experts", "4096"}, 2, {"--tokens"}},
+        WrongUse{{"plan", "--hidden", "3"}, 2, {"--hidden", "3"}},
+        WrongUse{{"plan", "--dtype", "int9"}, 2, {"--dtype", "int9"}},
+        WrongUse{{"plan", "--link-gbs", "-1"}, 2, {"--link-gbs", "-1"}},
+        WrongUse{{"plan", "--net-gbs", "0"}, 2, {"--net-gbs", "0"}},
+        WrongUse{{"plan", "--memory-gbs", "nan"}, 2, {"--memory-gbs", "nan"}},
+        WrongUse{{"plan", "--net-us", "-2"}, 2, {"--net-us", "-2"}},
+        WrongUse{{"plan", "--skew", "zipf:"}, 2, {"--skew", "zipf:"}},
+        WrongUse{{"plan", "--skew", "zipf:-1"}, 2, {"--skew", "zipf:-1"}},
+        WrongUse{{"plan", "--skew", "pareto:2"}, 2, {"--skew", "pareto:2"}},
+        WrongUse{{"plan", "--simulate", "--max-ranks", "4"}, 2, {"--max-ranks", "4"}},
+        WrongUse{{"plan", "--machine", "/no/such"}, 2, {"--machine", "/no/such"}},
+        WrongUse{{"plan", "--calibrate", "/no/such"}, 2, {"--calibrate", "/no/such"}},
+        WrongUse{{"plan", "--json", "/no/such/folder/x"}, 2, {"--json", "/no/such/folder/x"}},
+        WrongUse{{"doctor", "--json", "/no/such/folder/x"}, 2, {"--json", "/no/such/folder/x"}},
+        WrongUse{{"doctor", "--root"}, 2, {"--root"}}),
     [](const auto& tested) { return std::to_string(tested.index); });
 
 TEST(VersionTest, SaysWhatThisIs) {

@@ -40,7 +40,9 @@ using Runner = std::function<int()>;
 /// Each declares its options on `app` and, when it is the chosen one, sets `runner`.
 void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner);
 void add_check_command(CLI::App& app, Runner& runner);
+void add_doctor_command(CLI::App& app, Runner& runner);
 void add_launch_command(CLI::App& app, Runner& runner);
+void add_plan_command(CLI::App& app, Runner& runner);
 void add_version_command(CLI::App& app, Runner& runner);
 
 }  // namespace flexep::tool

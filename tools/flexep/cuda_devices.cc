@@ -20,8 +20,25 @@ std::string why_no_cuda_device() {
 }
 
 std::string cuda_device_name() {
+  const auto names = cuda_device_names();
+  return names.empty() ? "" : names.front();
+}
+
+std::vector<std::string> cuda_device_names() {
+  int num_devices = 0;
+  if (cudaGetDeviceCount(&num_devices) != cudaSuccess) return {};
+  std::vector<std::string> names(static_cast<std::size_t>(num_devices));
   cudaDeviceProp properties;
-  return cudaGetDeviceProperties(&properties, 0) == cudaSuccess ? properties.name : "";
+  for (int device = 0; device < num_devices; ++device) {
+    if (cudaGetDeviceProperties(&properties, device) == cudaSuccess)
+      names[static_cast<std::size_t>(device)] = properties.name;
+  }
+  return names;
+}
+
+bool cuda_can_access(int from, int to) {
+  int can_access = 0;
+  return cudaDeviceCanAccessPeer(&can_access, from, to) == cudaSuccess && can_access != 0;
 }
 
 }  // namespace flexep::tool

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace flexep::tool {
 
@@ -13,5 +14,9 @@ std::string why_no_cuda_device();
 
 /// The name of the first GPU; empty when there is none.
 std::string cuda_device_name();
+/// The names of all GPUs.
+std::vector<std::string> cuda_device_names();
+/// Whether GPU `from` can load and store the memory of GPU `to`, another one.
+bool cuda_can_access(int from, int to);
 
 }  // namespace flexep::tool

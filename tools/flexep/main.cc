@@ -31,7 +31,9 @@ int run(int argc, const char* const* argv) {
   Runner runner;
   add_bench_command(app, {.argc = argc, .argv = argv}, runner);
   add_check_command(app, runner);
+  add_doctor_command(app, runner);
   add_launch_command(app, runner);
+  add_plan_command(app, runner);
   add_version_command(app, runner);
 
   try {

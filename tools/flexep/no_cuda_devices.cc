@@ -11,4 +11,12 @@ std::string cuda_device_name() {
   return "";
 }
 
+std::vector<std::string> cuda_device_names() {
+  return {};
+}
+
+bool cuda_can_access(int /*from*/, int /*to*/) {
+  return false;
+}
+
 }  // namespace flexep::tool
