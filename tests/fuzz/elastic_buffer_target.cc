@@ -4,7 +4,9 @@
 // All ranks accept an operation, or all refuse it with an exception of flexep's; nobody hangs; afterwards a
 // correct round trip works.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -38,8 +40,27 @@ ElasticBufferConfig draw_config(FuzzInput& input) {
           .num_topk = input.rarely() ? input.integer<int>() : 4,
           .allow_multiple_reduction = input.flag(),
           .num_sms = input.in_range(0, 3),
-          .max_arena_bytes = input.one_of<std::int64_t>({0, 0, 4096, 1 << 16, 1 << 24})};
+          .max_arena_bytes = input.one_of<std::int64_t>({0, 0, 4096, 1 << 16, 1 << 24}),
+          .explicitly_destroy = input.flag()};
 }
+
+/// Memory of the caller's own that may be registered.
+class Pages {
+ public:
+  static constexpr std::size_t kPageBytes = 4096;
+  static constexpr std::size_t kNumBytes = 4 * kPageBytes;
+
+  Pages() : memory_(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, kNumBytes))) {
+    std::memset(memory_.get(), 0, kNumBytes);
+  }
+  std::byte* data() const { return memory_.get(); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+};
 
 /// One rank. All ranks read the same bytes and so make the same calls; where the bytes say so, some of them
 /// with an argument of their own.
@@ -58,13 +79,18 @@ class Rank {
     const bool has_room = config_.max_arena_bytes == 0 || config_.max_arena_bytes >= 1 << 24;
     received_.clear();
     if (has_room) check_round_trip();
+    if (config_.explicitly_destroy || input_.rarely()) destroy();
   }
 
  private:
   void run_step();
   void dispatch(DispatchArgs args);
   void combine();
+  void round_trip_in_flight();
+  void meet();
   void use_arena();
+  void use_registrations();
+  void destroy();
   void check_round_trip();
 
   DispatchArgs draw_fresh();
@@ -80,10 +106,12 @@ class Rank {
 
   /// What one rank refuses, all refuse.
   bool agreed(bool accepted) {
-    const auto outcomes = outcomes_.all_gather(static_cast<char>(accepted));
-    promise(
-        std::all_of(outcomes.begin(), outcomes.end(), [&](char each) { return each == outcomes.front(); }));
+    promise(all(accepted) == accepted);
     return accepted;
+  }
+  bool all(bool mine) {
+    const auto outcomes = outcomes_.all_gather(static_cast<char>(mine));
+    return std::all_of(outcomes.begin(), outcomes.end(), [](char each) { return each != 0; });
   }
 
   FuzzInput input_;
@@ -93,10 +121,12 @@ class Rank {
   ElasticBuffer buffer_;
   std::vector<DispatchResult> received_;
   std::vector<Tensor> blocks_;
+  Pages pages_;
+  std::vector<RegisteredMemory> registrations_;
 };
 
 void Rank::run_step() {
-  switch (input_.in_range(0, 7)) {
+  switch (input_.in_range(0, 10)) {
     case 0:
     case 1:
     case 2:
@@ -110,6 +140,12 @@ void Rank::run_step() {
       return;
     case 6:
       return use_arena();
+    case 7:
+      return use_registrations();
+    case 8:
+      return round_trip_in_flight();
+    case 9:
+      return meet();
     default:
       if (!received_.empty()) received_.erase(received_.begin());
   }
@@ -147,6 +183,7 @@ DispatchArgs Rank::draw_fresh() {
   args.do_handle_copy = input_.flag();
   args.max_recv_tokens = input_.rarely() ? input_.in_range(0, 20) : 0;
   args.do_cpu_sync = !(may_bound_outputs_ && input_.flag());
+  args.check_weights = input_.flag();
   if (input_.flag()) {
     args.cumulative_local_expert_recv_stats =
         Tensor::zeros({num_experts / outcomes_.num_ranks()}, DType::kInt32);
@@ -265,13 +302,17 @@ void Rank::combine() {
   const Shape shape{args.handle.num_rows(),
                     16 * input_.in_range(1, 3) / static_cast<std::int64_t>(size_of(dtype))};
   bool has_memory = true;
-  switch (input_.in_range(0, 3)) {
+  switch (input_.in_range(0, 4)) {
     case 0:
       args.topk_weights = result.topk_weights;
       break;
     case 1:
       has_memory = accepts([&] { args.x = buffer_.empty(shape, dtype); });
       if (has_memory && args.x.num_bytes() > 0) std::memset(args.x.data(), 0, args.x.num_bytes());
+      break;
+    case 2:
+      if (static_cast<std::size_t>(shape.num_elements()) * size_of(dtype) <= Pages::kNumBytes)
+        args.x = Tensor::from_memory(pages_.data(), shape, dtype);
       break;
     default:
       args.x = with_some_strides(input_, shape, dtype);
@@ -289,6 +330,32 @@ void Rank::combine() {
     if (combined.event) combined.event.wait();
     promise(combined.x.size(0) == args.handle.num_tokens());
   }));
+}
+
+/// A dispatch, cached or not, and a combine of what it will bring, both in flight before anybody waits.
+void Rank::round_trip_in_flight() {
+  const bool is_cached = input_.flag() && !received_.empty();
+  DispatchArgs args = is_cached ? draw_cached() : draw_fresh();
+  args.async_with_compute_stream = true;
+  spoil(args);
+  DispatchResult received;
+  const bool has_begun = all_may_refuse([&] { received = buffer_.dispatch(args); });
+  // Where nobody waits for counts, a mistake is thrown at once by the rank that made it, and by it alone.
+  if (all(has_begun)) {
+    agreed(all_may_refuse([&] {
+      CombineArgs back{.x = received.x, .handle = received.handle};
+      back.async_with_compute_stream = true;
+      const CombineResult combined = buffer_.combine(back);
+      if (combined.event) combined.event.wait();
+    }));
+  }
+  if (received.event) all_may_refuse([&] { received.event.wait(); });
+  all_may_refuse([&] { buffer_.check(); });
+}
+
+void Rank::meet() {
+  if (input_.flag()) all_may_refuse([&] { buffer_.check(); });
+  agreed(all_may_refuse([&] { buffer_.barrier(); }));
 }
 
 void Rank::spoil(CombineArgs& args) {
@@ -332,6 +399,24 @@ void Rank::use_arena() {
       promise(buffer_.trim() >= 0 && buffer_.arena_bytes() >= 0);
   }
   promise(accepts([&] { buffer_.counters(); }));
+}
+
+/// Each rank on its own: whole pages, pieces of pages, pages that are registered already.
+void Rank::use_registrations() {
+  if (input_.flag()) return registrations_.clear();
+  const auto begin = input_.one_of<std::size_t>({0, 0, Pages::kPageBytes, 64});
+  const auto num_bytes =
+      input_.one_of<std::size_t>({Pages::kNumBytes, Pages::kPageBytes, 2 * Pages::kPageBytes, 100, 0});
+  accepts([&] {
+    registrations_.push_back(
+        buffer_.register_memory(pages_.data() + begin, std::min(num_bytes, Pages::kNumBytes - begin)));
+  });
+}
+
+/// Only where the configuration says so; then nothing works any more.
+void Rank::destroy() {
+  promise(agreed(all_may_refuse([&] { buffer_.destroy(); })) == config_.explicitly_destroy);
+  if (config_.explicitly_destroy) promise(!accepts([&] { buffer_.barrier(); }));
 }
 
 /// What no refusal before may have spoilt.
