@@ -20,6 +20,7 @@ constexpr std::size_t kFewestMeasurements = 10;
 constexpr std::int64_t kSampledTokens = 1 << 14;
 constexpr std::size_t kNumFeatures = 5;
 constexpr double kMiB = 1024 * 1024;
+constexpr double kUnnoticedGbs = 1e5;
 
 using Half = std::vector<const Measurement*>;
 
@@ -43,10 +44,8 @@ std::vector<double> features_of(const Measurement& measured, double cache_bytes)
 }
 
 HostCosts costs_of(const std::vector<double>& coefficients, double cache_bytes, int num_cores) {
-  const auto rate = [](double inverse) {
-    // A cost that the fit finds to be none; JSON has no infinity.
-    return inverse > 0 ? 1 / inverse : std::numeric_limits<double>::max();
-  };
+  // A cost that the fit finds to be none is a rate that nothing notices.
+  const auto rate = [](double inverse) { return 1 / std::max(inverse, 1 / kUnnoticedGbs); };
   return {.operation_us = coefficients[0],
           .rank_us = coefficients[1],
           .pair_ns = coefficients[2],
