@@ -113,6 +113,7 @@ class Communicator {
   /// @throws TimeoutError (operation "rebuild") or TransportError when a rank is lost meanwhile, on all ranks
   ///         that take part: they may call it again. TransportError on a rank that came too late.
   ///         OutOfMemory (TransportError on the others).
+  /// A group of several domains cannot be rebuilt: TransportError.
   /// Cost: no waiting when all have come or are known to be gone, else `patience`; some 130 KB of shared
   ///       memory on each rank. in_process and shm.
   Communicator rebuild(std::chrono::milliseconds patience = std::chrono::milliseconds{0});

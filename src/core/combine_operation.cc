@@ -40,14 +40,14 @@ void CombineOperation::run() {
     rows_ = offer_rows();
     weights_ = offer(static_cast<const std::byte*>(args_.topk_weights.data()),
                      args_.topk_weights ? args_.topk_weights.num_bytes() : 0);
-    if (engine_.routes.cross_domains()) reserve_staging();
+    if (engine_.routes().cross_domains()) reserve_staging();
     return announce();
   });
 
-  if (engine_.routes.cross_domains()) cross(agreed);
+  if (engine_.routes().cross_domains()) cross(agreed);
   // Move, and wait until everybody has read: the caller may overwrite its rows then.
   engine_.agreement.conclude({"combine: rows", sequence_number_}, [&] {
-    if (engine_.routes.cross_domains()) return;
+    if (engine_.routes().cross_domains()) return;
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     for (Tensor& bias : args_.bias) bias = bias.contiguous();
     pull(find_sources(agreed));
@@ -133,7 +133,7 @@ std::vector<PullSource> CombineOperation::find_sources(const ExchangeResult& agr
   std::vector<PullSource> sources(agreed.headers.size());
   for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    if (!engine_.routes.is_within(rank)) continue;
+    if (!engine_.routes().is_within(rank)) continue;
     const bool is_carried_from = state().crossing && state().crossing->num_carried_tokens_per_rank[r] > 0;
     if (state().send.num_rows_per_rank[r] == 0 && !is_carried_from) continue;
     const ExchangeHeader& header = agreed.headers[r];
@@ -176,7 +176,7 @@ void CombineOperation::pull(const std::vector<PullSource>& sources) {
 }
 
 void CombineOperation::reserve_staging() {
-  waves_ = plan_combine_waves(CombineCrossing::format_of(engine_.routes, own_tokens({})),
+  waves_ = plan_combine_waves(CombineCrossing::format_of(engine_.routes(), own_tokens({})),
                               engine_.wave_limits(state().num_max_tokens_per_rank));
   staging_ = engine_.arena->reserve(waves_.num_bytes());
 }
@@ -191,10 +191,10 @@ void CombineOperation::cross(const ExchangeResult& agreed) {
     const PullJob rows = own_tokens(sources);
     crossing.emplace(CombineCrossing::Job{.backend = engine_.backend.get(),
                                           .messages = &engine_.transport->messages(),
-                                          .routes = &engine_.routes,
+                                          .routes = &engine_.routes(),
                                           .plan = &*state().crossing,
                                           .rows = rows,
-                                          .format = CombineCrossing::format_of(engine_.routes, rows),
+                                          .format = CombineCrossing::format_of(engine_.routes(), rows),
                                           .waves = waves_,
                                           .staging = staging_.data(),
                                           .width = request_.num_sms});
@@ -216,8 +216,8 @@ void CombineOperation::meter_crossing(const std::vector<PullSource>& sources,
   }
   std::int64_t bytes_read = engine_.meter.add_rows(own, plan.within.num_pairs_per_rank, request_.row_bytes);
   bytes_read += engine_.meter.add_rows(carried, carried, request_.row_bytes);
-  bytes_read += engine_.meter.add_crossing(num_rows_received, num_pairs_across(state().send, engine_.routes),
-                                           request_.row_bytes);
+  bytes_read += engine_.meter.add_crossing(
+      num_rows_received, num_pairs_across(state().send, engine_.routes()), request_.row_bytes);
   engine_.meter.add_memory(bytes_read, total_bytes(state().send.num_tokens, request_.row_bytes));
 }
 

@@ -79,6 +79,7 @@ DispatchOperation::DispatchOperation(Engine& engine, const DispatchArgs& args, s
 void DispatchOperation::start_handle() {
   fresh_state_ =
       make_dispatch_state(request_, engine_.rank(), engine_.id + static_cast<std::int64_t>(sequence_number_));
+  fresh_state_->routes = engine_.routes();
   if (!request_.do_cpu_sync) {
     fresh_state_->num_max_tokens_per_rank = request_.num_max_tokens_per_rank;
     fresh_state_->size =
@@ -113,7 +114,7 @@ void DispatchOperation::agree_and_place() {
       counts = summarise(agreed);
     }
     attempt([&] { plan(agreed, counts); });
-    if (engine_.routes.cross_domains()) plan_crossing();
+    if (engine_.routes().cross_domains()) plan_crossing();
   }
   if (must_place(agreed)) agreed = place(agreed);
   attempt([&] {
@@ -149,15 +150,15 @@ ExchangeResult DispatchOperation::agree() {
     }
     if (args_.check_weights) check_weights();
     if (args_.handle) reserve_staging();
-    if (needs_counts() && !engine_.routes.cross_domains()) reserve(engine_.arena->reserve_largest());
+    if (needs_counts() && !engine_.routes().cross_domains()) reserve(engine_.arena->reserve_largest());
     return announce();
   });
 }
 
 // Inside a domain everybody's counts have come with the headers. Across domains they would be too many.
 CountSummary DispatchOperation::summarise(const ExchangeResult& agreed) {
-  if (!engine_.routes.cross_domains()) return summarise_counts(agreed.counts, engine_.rank());
-  sent_ = list_crossing_tokens(view_of(ids_), request_.shape, engine_.routes);
+  if (!engine_.routes().cross_domains()) return summarise_counts(agreed.counts, engine_.rank());
+  sent_ = list_crossing_tokens(view_of(ids_), request_.shape, engine_.routes());
   CrossingCounts counts = count_across_domains(*engine_.transport, *own_counts_, sent_, sequence_number_);
   num_carried_ = std::move(counts.num_carried);
   return std::move(counts.counts);
@@ -170,7 +171,7 @@ void DispatchOperation::check_weights() const {
 
 ExchangeMessage DispatchOperation::announce() const {
   ExchangeMessage message;
-  if (own_counts_ && !engine_.routes.cross_domains()) message.counts = own_counts_->block();
+  if (own_counts_ && !engine_.routes().cross_domains()) message.counts = own_counts_->block();
   ExchangeHeader& header = message.header;
   header[Field::kHandle] = args_.handle ? args_.handle.state().id : 0;
   header[Field::kNumExperts] = request_.shape.num_experts;
@@ -222,7 +223,7 @@ void DispatchOperation::plan(const ExchangeResult& agreed, const CountSummary& c
 void DispatchOperation::plan_crossing() {
   if (failure_) return;
   run_or_break_up(*engine_.transport, [&] {
-    fresh_state_->crossing = exchange_plans(*engine_.transport, engine_.routes, fresh_state_->send,
+    fresh_state_->crossing = exchange_plans(*engine_.transport, engine_.routes(), fresh_state_->send,
                                             std::move(sent_), num_carried_, sequence_number_);
   });
 }
@@ -265,8 +266,8 @@ void DispatchOperation::route_nothing() {
   const RoutingCounts none(request_.shape);
   const std::vector all(static_cast<std::size_t>(engine_.num_ranks()), none.block());
   plan_slots(summarise_counts(all, engine_.rank()));
-  if (engine_.routes.cross_domains())
-    fresh_state_->crossing = route_nothing_across(engine_.routes, fresh_state_->send);
+  if (engine_.routes().cross_domains())
+    fresh_state_->crossing = route_nothing_across(engine_.routes(), fresh_state_->send);
   fresh_state_->receive_sizes.assign(static_cast<std::size_t>(engine_.num_ranks()), {});
   complete();
 }

@@ -33,7 +33,7 @@ bool DispatchOperation::all_fit(const ExchangeResult& agreed) const {
 // exchange is needed. Across domains a fresh dispatch always has it: carriers must know that nobody has
 // failed.
 bool DispatchOperation::must_place(const ExchangeResult& agreed) const {
-  if (engine_.routes.cross_domains()) return fresh_state_ != nullptr;
+  if (engine_.routes().cross_domains()) return fresh_state_ != nullptr;
   return needs_counts() && !failure_ && !all_fit(agreed);
 }
 
@@ -54,7 +54,7 @@ ExchangeResult DispatchOperation::place(const ExchangeResult& agreed) {
 }
 
 void DispatchOperation::reserve_staging() {
-  if (!engine_.routes.cross_domains()) return;
+  if (!engine_.routes().cross_domains()) return;
   waves_ = plan_dispatch_waves(request_.format, engine_.wave_limits(state().num_max_tokens_per_rank));
   staging_ = engine_.arena->reserve(waves_.num_bytes());
 }
@@ -63,7 +63,7 @@ void DispatchOperation::find_targets(const ExchangeResult& agreed) {
   targets_.resize(agreed.headers.size());
   for (int rank = 0; rank < engine_.num_ranks(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    if (!engine_.routes.is_within(rank)) continue;
+    if (!engine_.routes().is_within(rank)) continue;
     const bool is_carried_to = state().crossing && state().crossing->num_carried_tokens_per_rank[r] > 0;
     if (state().send.num_rows_per_rank[r] == 0 && !is_carried_to) continue;
     std::byte* region =
@@ -100,10 +100,10 @@ void DispatchOperation::make_outputs() {
 }
 
 void DispatchOperation::move() {
-  if (engine_.routes.cross_domains()) cross();
+  if (engine_.routes().cross_domains()) cross();
   engine_.agreement.conclude({"dispatch: rows", sequence_number_}, [&] {
     if (failure_) std::rethrow_exception(failure_);
-    if (!engine_.routes.cross_domains()) {
+    if (!engine_.routes().cross_domains()) {
       if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
       push();
     }
@@ -122,7 +122,7 @@ void DispatchOperation::cross() {
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     crossing.emplace(DispatchCrossing::Job{.backend = engine_.backend.get(),
                                            .messages = &engine_.transport->messages(),
-                                           .routes = &engine_.routes,
+                                           .routes = &engine_.routes(),
                                            .plan = &*state().crossing,
                                            .send = &state().send,
                                            .rows = own_rows(),
@@ -187,7 +187,7 @@ void DispatchOperation::meter_crossing() {
       engine_.meter.add_rows(plan.within.num_rows_per_rank, plan.within.num_pairs_per_rank, row_bytes);
   bytes_written += engine_.meter.add_rows(carried, carried, row_bytes);
   bytes_written +=
-      engine_.meter.add_crossing(num_rows, num_pairs_across(state().send, engine_.routes), row_bytes);
+      engine_.meter.add_crossing(num_rows, num_pairs_across(state().send, engine_.routes()), row_bytes);
   engine_.meter.add_memory(total_bytes(request_.num_tokens, row_bytes), bytes_written);
 }
 

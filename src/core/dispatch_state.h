@@ -21,6 +21,7 @@ struct DispatchState {
   // Fixed when the handle is made.
   std::int64_t id = 0;  ///< equal on all ranks, different for every dispatch of a job
   int rank = 0;
+  Routes routes;
   RoutingShape shape;
   int num_max_tokens_per_rank = 0;
   int num_sms = 0;

@@ -36,7 +36,7 @@ Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_confi
       *transport, agreement, config, [&] { return resolve_default_num_sms(config, *backend, *transport); });
   context = agreed.context;
   config.max_staging_bytes = agreed.max_staging_bytes;
-  routes = {
+  context.routes = {
       .topology = transport->topology(), .rank = context.rank, .is_hybrid = config.network.allow_hybrid_mode};
   id = agreed.id;
 }

@@ -26,12 +26,12 @@ struct Engine {
 
   int rank() const { return context.rank; }
   int num_ranks() const { return context.num_ranks; }
+  const Routes& routes() const { return context.routes; }
 
   ElasticBufferConfig config;
   std::shared_ptr<Transport> transport;
   std::unique_ptr<Backend> backend;
   RankContext context;
-  Routes routes;
   std::int64_t id = 0;  ///< equal on all ranks, different for every buffer of a job
   Agreement agreement;
   std::shared_ptr<Arena> arena;
@@ -43,7 +43,7 @@ struct Engine {
   /// @param num_max_tokens  N of the operation.
   WaveLimits wave_limits(int num_max_tokens) const {
     return {.max_staging_bytes = static_cast<std::size_t>(config.max_staging_bytes),
-            .num_partners = static_cast<int>(routes.partners(1).size()),
+            .num_partners = static_cast<int>(routes().partners(1).size()),
             .num_max_tokens_per_rank = num_max_tokens};
   }
 };

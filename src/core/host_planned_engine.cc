@@ -31,7 +31,7 @@ class HostPlannedEngine final : public BufferEngine {
   int rank() const override { return engine_.rank(); }
   int num_ranks() const override { return engine_.num_ranks(); }
   DomainSize physical_domain_size() const override {
-    const Topology& topology = engine_.routes.topology;
+    const Topology& topology = engine_.routes().topology;
     return {.num_scaleout_ranks = topology.num_scaleout_ranks,
             .num_scaleup_ranks = topology.num_scaleup_ranks};
   }

@@ -134,6 +134,10 @@ void check_handle(const DispatchHandle& handle, const RankContext& context) {
   require_argument(state.rank == context.rank && state.shape.num_ranks == context.num_ranks, "handle",
                    "the handle on rank {} of {} was made by rank {} of {}", context.rank, context.num_ranks,
                    state.rank, state.shape.num_ranks);
+  require_argument(state.routes.are_those_of(context.routes), "handle",
+                   "the handle on rank {} was made by a buffer with another allow_hybrid_mode, or other "
+                   "domains, and its plan does not serve this one",
+                   context.rank);
 }
 
 // A cached dispatch takes everything from its handle; whoever repeats a value must repeat the same one.

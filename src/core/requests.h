@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/dispatch_state.h"
+#include "core/routes.h"
 #include "flexep/elastic_buffer.h"
 #include "routing/output_layout.h"
 #include "routing/routing_shape.h"
@@ -19,6 +20,7 @@ struct RankContext {
   int default_num_sms = 1;
   int num_allocated_qps = 0;
   Device device;  ///< whose memory tensors must be
+  Routes routes;
 };
 
 /// Validated dispatch arguments with every default filled in.

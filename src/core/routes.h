@@ -17,6 +17,11 @@ struct Routes {
 
   bool cross_domains() const { return topology.num_scaleout_ranks > 1; }
   bool is_within(int other) const { return topology.domain_of(other) == topology.domain_of(rank); }
+  /// Whether a plan that one made serves the other.
+  bool are_those_of(const Routes& other) const {
+    if (!cross_domains()) return !other.cross_domains();
+    return topology == other.topology && is_hybrid == other.is_hybrid;
+  }
   int num_ranks() const { return topology.num_scaleout_ranks * topology.num_scaleup_ranks; }
 
   /// The ranks that carry for this one, and those that it carries for: the same ones. Nearest first: from the

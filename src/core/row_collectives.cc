@@ -174,7 +174,7 @@ class RowCollectives::Impl {
       offers.row_bytes = row_bytes_of(x);
       for (std::size_t from = 0; from < offers.x.size(); ++from)
         offers.num_rows.push_back(part_of(offers.agreed.counts, from, rank()).num_rows);
-      if (engine_.routes.cross_domains()) fetch_from_afar(offers);
+      if (engine_.routes().cross_domains()) fetch_from_afar(offers);
       return offers;
     });
   }
@@ -209,7 +209,7 @@ class RowCollectives::Impl {
   static std::size_t row_bytes_of(const Tensor& x) {
     return static_cast<std::size_t>(num_columns_of(x)) * size_of(x.dtype());
   }
-  bool is_here(std::size_t other) const { return engine_.routes.is_within(static_cast<int>(other)); }
+  bool is_here(std::size_t other) const { return engine_.routes().is_within(static_cast<int>(other)); }
 
   // Whole parts, as they are: who calls this has room for what it asks for.
   void fetch_from_afar(Offers& offers) {

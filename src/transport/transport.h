@@ -42,6 +42,8 @@ struct Topology {
   int domain_of(int rank) const { return rank / num_scaleup_ranks; }
   int scaleup_rank_of(int rank) const { return rank % num_scaleup_ranks; }
   int rank_of(int domain, int scaleup_rank) const { return domain * num_scaleup_ranks + scaleup_rank; }
+
+  friend bool operator==(const Topology&, const Topology&) = default;
 };
 
 /// Every rank's bytes, by rank.

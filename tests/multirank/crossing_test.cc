@@ -218,6 +218,20 @@ TEST(CrossingTest, RankThatStaysAwayIsNamedByAll) {
              {.timeout = 3s, .num_scaleup_ranks = 2});
 }
 
+TEST(CrossingTest, HandleOfAnotherModeIsRefused) {
+  in_process(
+      4,
+      [](Communicator& comm) {
+        ElasticBuffer hybrid(comm);
+        ElasticBuffer direct(comm, {.network = {.allow_hybrid_mode = false}});
+        const DispatchResult received = hybrid.dispatch(everywhere(3));
+        EXPECT_THAT([&] { direct.combine({.x = received.x, .handle = received.handle}); },
+                    ThrowsMessage<InvalidArgument>(HasSubstr("another allow_hybrid_mode")));
+        hybrid.combine({.x = received.x, .handle = received.handle});
+      },
+      kTwoByTwo);
+}
+
 TEST(CrossingTest, BuffersOfOneGroupWorkIndependently) {
   in_process(
       4,
