@@ -4,8 +4,8 @@
 # as those of the standard library are, nor "flexep/...".
 
 file(GLOB_RECURSE headers "${INCLUDE_DIR}/*.h")
-# Those that meet CUDA and MPI.
-list(REMOVE_ITEM headers "${INCLUDE_DIR}/flexep/cuda.h" "${INCLUDE_DIR}/flexep/mpi.h")
+# Those that meet CUDA, MPI and LibTorch.
+list(REMOVE_ITEM headers "${INCLUDE_DIR}/flexep/cuda.h" "${INCLUDE_DIR}/flexep/mpi.h" "${INCLUDE_DIR}/flexep/torch.h")
 foreach(header IN LISTS headers)
   file(STRINGS "${header}" includes REGEX "^ *# *include")
   foreach(include IN LISTS includes)
