@@ -184,7 +184,7 @@ void CombineOperation::reserve_staging() {
 void CombineOperation::cross(const ExchangeResult& agreed) {
   std::vector<PullSource> sources;
   std::optional<CombineCrossing> crossing;
-  run_or_break_up(*engine_.transport, [&] {
+  run_or_break_up(engine_, [&] {
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     for (Tensor& bias : args_.bias) bias = bias.contiguous();
     sources = find_sources(agreed);
@@ -198,8 +198,8 @@ void CombineOperation::cross(const ExchangeResult& agreed) {
                                           .waves = waves_,
                                           .staging = staging_.data(),
                                           .width = request_.num_sms});
+    engine_.transport->settle(*crossing, {"combine: rows", sequence_number_});
   });
-  engine_.transport->settle(*crossing, {"combine: rows", sequence_number_});
   staging_ = {};
   meter_crossing(sources, crossing->num_rows_received());
 }

@@ -222,7 +222,7 @@ void DispatchOperation::plan(const ExchangeResult& agreed, const CountSummary& c
 // runs out on one alone ends the group.
 void DispatchOperation::plan_crossing() {
   if (failure_) return;
-  run_or_break_up(*engine_.transport, [&] {
+  run_or_break_up(engine_, [&] {
     fresh_state_->crossing = exchange_plans(*engine_.transport, engine_.routes(), fresh_state_->send,
                                             std::move(sent_), num_carried_, sequence_number_);
   });

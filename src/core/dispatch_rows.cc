@@ -117,7 +117,7 @@ void DispatchOperation::move() {
 // All rows, those that stay inside the domain among them.
 void DispatchOperation::cross() {
   std::optional<DispatchCrossing> crossing;
-  run_or_break_up(*engine_.transport, [&] {
+  run_or_break_up(engine_, [&] {
     if (failure_) std::rethrow_exception(failure_);
     if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     crossing.emplace(DispatchCrossing::Job{.backend = engine_.backend.get(),
@@ -130,8 +130,8 @@ void DispatchOperation::cross() {
                                            .waves = waves_,
                                            .staging = staging_.data(),
                                            .width = request_.num_sms});
+    engine_.transport->settle(*crossing, {"dispatch: rows", sequence_number_});
   });
-  engine_.transport->settle(*crossing, {"dispatch: rows", sequence_number_});
   staging_ = {};
   meter_crossing();
 }

@@ -48,14 +48,15 @@ struct Engine {
   }
 };
 
-/// Runs what a rank does between the last exchange before rows cross domains and their crossing, while others
-/// wait for its messages: what goes wrong now ends the group.
+/// Runs what a rank does while others wait for its messages, between the last exchange before rows cross
+/// domains and their arrival: what goes wrong now ends the group, whose ranks may still store into the arena.
 template <typename Step>
-void run_or_break_up(Transport& transport, Step step) {
+void run_or_break_up(Engine& engine, Step step) {
   try {
     step();
   } catch (const std::exception& error) {
-    transport.abort(error.what());
+    engine.transport->abort(error.what());
+    engine.arena->abandon();
     throw;
   }
 }

@@ -219,7 +219,7 @@ class RowCollectives::Impl {
       if (!is_here(from)) num_bytes += static_cast<std::size_t>(offers.num_rows[from]) * row_bytes;
     }
     PlainTraffic traffic(engine_.transport->messages());
-    run_or_break_up(*engine_.transport, [&] {
+    run_or_break_up(engine_, [&] {
       offers.from_afar = engine_.arena->reserve(num_bytes);
       std::byte* room = offers.from_afar.data();
       for (std::size_t other = 0; other < offers.num_rows.size(); ++other) {
