@@ -40,7 +40,7 @@ void CombineOperation::run() {
     rows_ = offer_rows();
     weights_ = offer(static_cast<const std::byte*>(args_.topk_weights.data()),
                      args_.topk_weights ? args_.topk_weights.num_bytes() : 0);
-    if (engine_.routes().cross_domains()) reserve_staging();
+    if (engine_.routes().cross_domains()) prepare_crossing();
     return announce();
   });
 
@@ -175,7 +175,9 @@ void CombineOperation::pull(const std::vector<PullSource>& sources) {
   engine_.meter.add_memory(bytes_read, total_bytes(send.num_tokens, request_.row_bytes));
 }
 
-void CombineOperation::reserve_staging() {
+// In the last exchange in which a failure can be told without ending the group.
+void CombineOperation::prepare_crossing() {
+  if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
   waves_ = plan_combine_waves(CombineCrossing::format_of(engine_.routes(), own_tokens({})),
                               engine_.wave_limits(state().num_max_tokens_per_rank));
   staging_ = engine_.arena->reserve(waves_.num_bytes());
@@ -185,7 +187,6 @@ void CombineOperation::cross(const ExchangeResult& agreed) {
   std::vector<PullSource> sources;
   std::optional<CombineCrossing> crossing;
   run_or_break_up(engine_, [&] {
-    if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     for (Tensor& bias : args_.bias) bias = bias.contiguous();
     sources = find_sources(agreed);
     const PullJob rows = own_tokens(sources);

@@ -47,7 +47,7 @@ class CombineOperation {
   std::vector<PullSource> find_sources(const ExchangeResult& agreed);
   PullJob own_tokens(const std::vector<PullSource>& sources) const;
   void pull(const std::vector<PullSource>& sources);
-  void reserve_staging();
+  void prepare_crossing();
   void cross(const ExchangeResult& agreed);
   void meter_crossing(const std::vector<PullSource>& sources, std::int64_t num_rows_received);
 

@@ -149,7 +149,7 @@ ExchangeResult DispatchOperation::agree() {
       own_counts_ = count_routing(view_of(ids_), request_.shape, engine_.rank());
     }
     if (args_.check_weights) check_weights();
-    if (args_.handle) reserve_staging();
+    if (args_.handle) prepare_crossing();
     if (needs_counts() && !engine_.routes().cross_domains()) reserve(engine_.arena->reserve_largest());
     return announce();
   });

@@ -65,7 +65,7 @@ class DispatchOperation {
   bool all_fit(const ExchangeResult& agreed) const;
   bool must_place(const ExchangeResult& agreed) const;
   ExchangeResult place(const ExchangeResult& agreed);
-  void reserve_staging();
+  void prepare_crossing();
   void find_targets(const ExchangeResult& agreed);
   void make_outputs();
 

@@ -41,7 +41,7 @@ bool DispatchOperation::must_place(const ExchangeResult& agreed) const {
 ExchangeResult DispatchOperation::place(const ExchangeResult& agreed) {
   return engine_.agreement.exchange({"dispatch: place", sequence_number_}, [&] {
     if (failure_) std::rethrow_exception(failure_);
-    reserve_staging();
+    prepare_crossing();
     const std::size_t needed = bytes_needed(state().size);
     if (needed > agreed.headers[static_cast<std::size_t>(engine_.rank())].region_bytes) {
       block_ = {};  // first: what it holds may have to go, or be part of the new one
@@ -53,8 +53,10 @@ ExchangeResult DispatchOperation::place(const ExchangeResult& agreed) {
   });
 }
 
-void DispatchOperation::reserve_staging() {
+// Before the last exchange in which a failure can be told without ending the group.
+void DispatchOperation::prepare_crossing() {
   if (!engine_.routes().cross_domains()) return;
+  if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
   waves_ = plan_dispatch_waves(request_.format, engine_.wave_limits(state().num_max_tokens_per_rank));
   staging_ = engine_.arena->reserve(waves_.num_bytes());
 }
@@ -119,7 +121,6 @@ void DispatchOperation::cross() {
   std::optional<DispatchCrossing> crossing;
   run_or_break_up(engine_, [&] {
     if (failure_) std::rethrow_exception(failure_);
-    if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
     crossing.emplace(DispatchCrossing::Job{.backend = engine_.backend.get(),
                                            .messages = &engine_.transport->messages(),
                                            .routes = &engine_.routes(),
