@@ -58,6 +58,8 @@ std::string endure(flexep::Communicator& comm, bool is_to_be_killed) {
 int main(int argc, char** argv) {
   folder = argv[1];
   const std::vector<std::string> killed(argv + 2, argv + argc);
+  // MPICH's launcher tells ranks of another's end by this signal.
+  std::signal(SIGUSR1, SIG_IGN);
   // Registered first, called last.
   std::atexit([] { leave_word("ended", ""); });
   auto comm = flexep::Communicator::from_environment({.timeout = 8s});

@@ -110,6 +110,7 @@ TEST_P(MachinesTest, MachineWhoseRanksAreKilledIsNamedOnTheOthers) {
 }
 
 TEST_P(MachinesTest, RankThatIsKilledIsNamedOnEveryMachine) {
+  if (!GetParam().is_open_mpi()) GTEST_SKIP() << "MPICH's launcher may end the other ranks of that machine";
   const Machines machines(2);
   const EnduringJob job(machines, GetParam(), {"3"});
   for (const int rank : {0, 1, 2}) {

@@ -112,9 +112,12 @@ void MpiMessages::give_up(const GroupFailure& failure) {
   if (has_given_up_.test_and_set() || !world_->is_usable()) return;
   auto notice = std::make_unique<FailureNotice>(failure);
   Requests requests;
-  for (const int rank : world_ranks_) {
-    if (rank == world_->communicator().rank()) continue;
-    requests.push_back(world_->communicator().send(rank, MpiWorld::notice_tag(name_), bytes_of(*notice)));
+  for (int rank = 0; rank < static_cast<int>(world_ranks_.size()); ++rank) {
+    // To reach for a rank that is gone ends some MPIs.
+    const bool is_to_blame = std::ranges::find(failure.culprits, rank) != failure.culprits.end();
+    if (is_to_blame || world_rank(rank) == world_->communicator().rank()) continue;
+    requests.push_back(
+        world_->communicator().send(world_rank(rank), MpiWorld::notice_tag(name_), bytes_of(*notice)));
   }
   // Those who are gone never take it: then it stays for as long as the process.
   if (!bring_to_end(requests)) static_cast<void>(notice.release());
