@@ -38,7 +38,7 @@ class MachinesTest : public TestWithParam<Mpi> {
 TEST_P(MachinesTest, MachinesAreDomains) {
   const Machines machines(2);
   const auto before = machines.num_bytes_sent(1);
-  for (const std::string scenario : {"collectives", "splits"}) {
+  for (const std::string scenario : {"collectives", "conformance"}) {
     const auto result =
         run_command(machines.command_of(GetParam(), {.num_ranks = 4, .program = rank_program(scenario)}));
     EXPECT_EQ(result.exit_code, 0) << result.out << result.err;

@@ -64,6 +64,18 @@ INSTANTIATE_TEST_SUITE_P(, MpiJobTest,
                                  Values(Shape{2, 1}, Shape{4, 4}, Shape{4, 2}, Shape{8, 2})),
                          name_of);
 
+class MpiConformanceTest : public MpiJobTest {};
+
+TEST_P(MpiConformanceTest, BuffersAgreeWithTheReferenceToTheBit) {
+  run("conformance");
+}
+
+INSTANTIATE_TEST_SUITE_P(, MpiConformanceTest,
+                         Combine(ValuesIn(Mpi::all()),
+                                 Values(Shape{2, 2}, Shape{2, 1}, Shape{3, 3}, Shape{3, 1}, Shape{4, 4},
+                                        Shape{4, 2}, Shape{4, 1}, Shape{8, 4}, Shape{8, 2})),
+                         name_of);
+
 class MpiTest : public TestWithParam<Mpi> {};
 
 TEST_P(MpiTest, MachineIsOneDomainUnlessToldOtherwise) {
@@ -109,7 +121,7 @@ TEST_P(MpiTest, LauncherOfAnotherMpiIsRefused) {
 TEST_P(MpiTest, ProgramHandsItsOwnCommunicatorOver) {
   for (const std::string level : {"funneled", "multiple"}) {
     expect_success(GetParam(), {.num_ranks = 4,
-                                .program = {GetParam().application, "collectives", level},
+                                .program = {GetParam().application, "conformance", level},
                                 .environment = {"FLEXEP_SCALEUP_SIZE=2"}});
   }
 }

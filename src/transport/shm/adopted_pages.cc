@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -59,13 +60,19 @@ void require_private_memory(const std::byte* memory, std::size_t num_bytes) {
   require_argument(next >= end, "memory", "the page at {:#x} is not memory of this process", next);
 }
 
+// Not the C library's: UCX, which many an MPI brings, puts a function of its own in its place that loses the
+// new address.
+bool move_pages(void* pages, std::size_t num_bytes, void* to) {
+  return syscall(SYS_mremap, pages, num_bytes, num_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) != -1;
+}
+
 // Fills new pages with the contents of `memory` and puts them in its place at once: whoever reads it notices
 // nothing.
 bool replace_pages(std::byte* memory, std::size_t num_bytes, int flags, int fd) {
   void* pages = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
   if (pages == MAP_FAILED) return false;
   std::memcpy(pages, memory, num_bytes);
-  if (mremap(pages, num_bytes, num_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, memory) != MAP_FAILED) return true;
+  if (move_pages(pages, num_bytes, memory)) return true;
   munmap(pages, num_bytes);
   return false;
 }
