@@ -82,6 +82,7 @@ bool MpiMessages::is_complete(Ticket ticket) {
         throw_failed(rank, piece.error());
     }
   }
+  world_->note_contact(world_rank(rank));
   messages_.erase(found);
   return true;
 }
@@ -107,15 +108,14 @@ void MpiMessages::cancel() {
   if (!bring_to_end(requests)) world_->give_up();
 }
 
-// The ranks of this one's domain hear of it through memory as well.
+// Only those hear of it who have heard this rank before; they tell their domains, through memory.
 void MpiMessages::give_up(const GroupFailure& failure) {
   if (has_given_up_.test_and_set() || !world_->is_usable()) return;
   auto notice = std::make_unique<FailureNotice>(failure);
   Requests requests;
   for (int rank = 0; rank < static_cast<int>(world_ranks_.size()); ++rank) {
-    // To reach for a rank that is gone ends some MPIs.
     const bool is_to_blame = std::ranges::find(failure.culprits, rank) != failure.culprits.end();
-    if (is_to_blame || world_rank(rank) == world_->communicator().rank()) continue;
+    if (is_to_blame || !world_->has_contact(world_rank(rank))) continue;
     requests.push_back(
         world_->communicator().send(world_rank(rank), MpiWorld::notice_tag(name_), bytes_of(*notice)));
   }

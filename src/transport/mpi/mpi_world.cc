@@ -17,7 +17,8 @@ MpiWorld::MpiWorld(MpiLibrary& library, std::unique_ptr<MpiCommunicator> communi
     : library_(library),
       communicator_(std::move(communicator)),
       threads_(library.threads()),
-      num_names_per_rank_(names_per_rank(*communicator_)) {}
+      num_names_per_rank_(names_per_rank(*communicator_)),
+      has_contact_(static_cast<std::size_t>(communicator_->num_ranks())) {}
 
 std::uint64_t MpiWorld::draw_group_name() {
   const auto rank = static_cast<std::uint64_t>(communicator_->rank());

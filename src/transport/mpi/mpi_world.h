@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "transport/mpi/mpi_library.h"
 
@@ -24,6 +25,12 @@ class MpiWorld {
   static int message_tag(std::uint64_t group_name) { return static_cast<int>(2 * group_name); }
   static int notice_tag(std::uint64_t group_name) { return static_cast<int>(2 * group_name + 1); }
 
+  /// That a message to or from this rank has come through.
+  void note_contact(int rank) { has_contact_[static_cast<std::size_t>(rank)] = true; }
+  /// Whether that has ever been. A first message may make MPI ask the launcher where the rank is, and wait
+  /// for the answer.
+  bool has_contact(int rank) const { return has_contact_[static_cast<std::size_t>(rank)]; }
+
   /// Whether MPI may be called. It may not after a message that could be neither completed nor taken back:
   /// MPI would still use its bytes, which are the caller's again.
   bool is_usable() const { return is_usable_ && !library_.is_finalized(); }
@@ -35,6 +42,7 @@ class MpiWorld {
   const MpiThreads threads_;
   const std::uint64_t num_names_per_rank_;
   std::atomic<std::uint64_t> num_names_ = 0;
+  std::vector<std::atomic<bool>> has_contact_;
   std::atomic<bool> is_usable_ = true;
 };
 
