@@ -124,9 +124,11 @@ std::vector<std::span<const std::byte>> MultiDomain::share(std::span<const std::
   for (const auto block : channel().gather(outgoing_, operation)) {
     std::uint64_t count = 0;
     std::memcpy(&count, block.data(), sizeof(count));
-    const std::size_t num_known = all_missing.size();
-    all_missing.resize(num_known + count);
-    std::memcpy(all_missing.data() + num_known, block.data() + sizeof(count), count * sizeof(int));
+    for (std::uint64_t i = 0; i < count; ++i) {
+      int rank = 0;
+      std::memcpy(&rank, block.data() + sizeof(count) + i * sizeof(rank), sizeof(rank));
+      all_missing.push_back(rank);
+    }
     all.push_back(block.subspan(begin_of(count)));
   }
   if (!all_missing.empty()) throw_missing(std::move(all_missing), operation);
