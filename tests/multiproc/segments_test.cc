@@ -20,6 +20,7 @@ using test::num_failed;
 using test::Processes;
 using namespace std::chrono_literals;
 
+// Usually.
 constexpr int kMoreThanAQueueHolds = 400;
 
 std::ptrdiff_t num_open_files() {
@@ -82,8 +83,8 @@ TEST(SegmentsTest, RankThatDoesNotReceiveIsNamedAfterTheTimeout) {
       return 1;
     }
     try {
-      std::vector<Segment> held;
-      for (int i = 0; i < kMoreThanAQueueHolds; ++i) held.push_back(comm.transport().create_segment(4096));
+      // How much a queue holds is the system's business, and differs from run to run.
+      for (int i = 0; i < 100 * kMoreThanAQueueHolds; ++i) comm.transport().create_segment(4096);
     } catch (const TransportError& error) {
       return error.failed_ranks() == std::vector<int>{1} ? 0 : 1;
     }
