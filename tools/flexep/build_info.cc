@@ -11,7 +11,9 @@ BuildInfo build_info() {
           .commit = FLEXEP_COMMIT,
           .dirty = FLEXEP_DIRTY,
           .build_type = FLEXEP_BUILD_TYPE,
-          .compiler = FLEXEP_COMPILER};
+          .compiler = FLEXEP_COMPILER,
+          .transports = FLEXEP_TRANSPORTS,
+          .devices = FLEXEP_DEVICES};
 }
 
 }  // namespace flexep::tool

@@ -12,6 +12,8 @@ struct BuildInfo {
   bool dirty = false;       ///< tracked files differed from the commit
   std::string_view build_type;
   std::string_view compiler;
+  std::string_view transports;  ///< separated by commas
+  std::string_view devices;
 };
 
 BuildInfo build_info();

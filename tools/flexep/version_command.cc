@@ -14,8 +14,8 @@ int print_version() {
     fmt::print("commit      {}{}\n", info.commit, info.dirty ? " with local changes" : "");
   fmt::print("build type  {}\n", info.build_type);
   fmt::print("compiler    {}\n", info.compiler);
-  fmt::print("transports  in_process, shm\n");
-  fmt::print("devices     cpu\n");
+  fmt::print("transports  {}\n", info.transports);
+  fmt::print("devices     {}\n", info.devices);
   return kOk;
 }
 
