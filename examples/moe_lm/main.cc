@@ -81,7 +81,7 @@ int start(const Options& options, const Corpus& corpus, int argc, const char* co
                        [&](flexep::Communicator& comm) { train_as_rank(comm, options, corpus); });
     return kOk;
   }
-  if (flexep::Environment::read().rank || options.num_ranks == 1) {
+  if (options.is_rank_of_a_job || options.num_ranks == 1) {
     flexep::Communicator comm = join_group();
     train_as_rank(comm, options, corpus);
     return kOk;

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <optional>
 
 #include "flexep/env.h"
 #include "flexep/error.h"
@@ -34,7 +35,8 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::ExistingFile);
   app.add_option("--text-bytes", options.text_bytes, "Read at most so many bytes")
       ->check(CLI::PositiveNumber);
-  app.add_option("--ranks", options.num_ranks, "Ranks to train with; started here unless RANK is set")
+  app.add_option("--ranks", options.num_ranks,
+                 "Ranks to train with; started here unless RANK is set or a launcher of MPI has started them")
       ->check(CLI::Range(1, 4096));
   app.add_option("--transport", options.transport, "shm (ranks are processes) or in_process (threads)")
       ->check(CLI::IsMember({"shm", "in_process"}));
@@ -70,17 +72,28 @@ void add_moe_options(CLI::App& app, moe::MoeConfig& config) {
   }
 }
 
-/// A process that somebody else started as one of several takes their number from the environment.
-void adopt_environment(const CLI::App& app, Options& options) {
+/// How many ranks somebody else has started, this process among them.
+std::optional<int> started_ranks() {
   const flexep::Environment environment = flexep::Environment::read();
-  if (!environment.rank) return;
-  const int world_size = environment.world_size.value_or(1);
-  if (options.transport == "in_process")
-    throw UsageError("--transport in_process starts its own ranks, but RANK is set");
-  if (app.count("--ranks") > 0 && options.num_ranks != world_size) {
-    throw UsageError(fmt::format("--ranks {} contradicts WORLD_SIZE={}", options.num_ranks, world_size));
+  if (environment.rank) return environment.world_size.value_or(1);
+  return environment.mpi_num_ranks;
+}
+
+void adopt_environment(const CLI::App& app, Options& options) {
+  const auto num_started = started_ranks();
+  if (!num_started) return;
+  if (options.transport == "in_process") {
+    throw UsageError(
+        "--transport in_process starts its own ranks, but this process is one: RANK is set, or a launcher of "
+        "MPI has started it");
   }
-  options.num_ranks = world_size;
+  if (app.count("--ranks") > 0 && options.num_ranks != *num_started) {
+    throw UsageError(
+        fmt::format("--ranks {} contradicts the job, which has {}: WORLD_SIZE, or what mpirun says",
+                    options.num_ranks, *num_started));
+  }
+  options.num_ranks = *num_started;
+  options.is_rank_of_a_job = true;
 }
 
 void finish_moe_config(const CLI::App& app, Options& options) {

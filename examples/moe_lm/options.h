@@ -15,6 +15,7 @@ struct Options {
   std::int64_t text_bytes = 6 << 20;    ///< at most so much of them
 
   int num_ranks = 4;
+  bool is_rank_of_a_job = false;  ///< somebody else has started this process and the other ranks
   std::string transport = "shm";  ///< "shm": ranks are processes; "in_process": threads
 
   std::int64_t num_steps = 720;
