@@ -42,12 +42,16 @@ void Channel::give_up(std::string_view reason, std::span<const int> culprits, bo
   std::copy_n(culprits.begin(), failure.num_culprits, failure.culprits);
   const auto text = reason.substr(0, ControlBlock::Failure::kMaxReasonLength);
   *std::copy(text.begin(), text.end(), failure.reason) = '\0';
+  // Whoever has been told of another rank's failure passes that on, perhaps before that rank has told all.
+  const auto own = static_cast<std::uint32_t>(rank_) + 1;
+  std::uint32_t first = 0;
+  if (control_block(rank_).aborted_by().compare_exchange_strong(first, own, std::memory_order_acq_rel))
+    first = own;
   for (Member& member : members_) {
     std::uint32_t nobody = 0;
-    // Release: whoever sees this rank's number also sees its failure. Pairs with the load in
+    // Release: whoever sees the number also sees that rank's failure. Pairs with the load in
     // require_usable().
-    member.control.aborted_by().compare_exchange_strong(nobody, static_cast<std::uint32_t>(rank_) + 1,
-                                                        std::memory_order_acq_rel);
+    member.control.aborted_by().compare_exchange_strong(nobody, first, std::memory_order_acq_rel);
     for (int rank = 0; rank < num_ranks(); ++rank) wake(member.control.arrival(rank));
   }
 }
