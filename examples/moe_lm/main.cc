@@ -64,12 +64,14 @@ void train_as_rank(flexep::Communicator& comm, const Options& options, const Cor
   }
 }
 
+/// A launcher of MPI tells a rank its number only in the group.
 flexep::Communicator join_group() {
   try {
     return flexep::Communicator::from_environment();
   } catch (const flexep::Error& error) {
-    throw flexep::Error(
-        fmt::format("rank {}: {}", flexep::Environment::read().rank.value_or(0), error.what()));
+    const auto rank = flexep::Environment::read().rank;
+    if (!rank) throw;
+    throw flexep::Error(fmt::format("rank {}: {}", *rank, error.what()));
   }
 }
 
