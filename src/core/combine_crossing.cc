@@ -72,16 +72,9 @@ void CombineCrossing::receive_wave(Area& area) {
   const SendPlan& plan = *job_.rows.plan;
   const auto& sent = job_.plan->sent;
   area.parts.assign(sent.size(), {});
-  std::vector<int> last_token(sent.size(), -1);
+  const auto num_tokens =
+      for_crossing_pairs(plan, area.begin, area.end, partner_to_, sent.size(), [](std::size_t, int, int) {});
   for (int token = area.begin; token < area.end; ++token) {
-    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
-      if (!plan.is_routed(pair)) continue;
-      const int partner = partner_to_[static_cast<std::size_t>(plan.owner[pair])];
-      if (partner < 0) continue;
-      area.parts[static_cast<std::size_t>(partner)].num_tokens +=
-          last_token[static_cast<std::size_t>(partner)] != token;
-      last_token[static_cast<std::size_t>(partner)] = token;
-    }
     for_rows(plan, job_.rows.do_expand, token, [&](std::size_t pair) {
       const int partner = partner_to_[static_cast<std::size_t>(plan.owner[pair])];
       if (partner >= 0) ++area.parts[static_cast<std::size_t>(partner)].num_rows;
@@ -90,6 +83,7 @@ void CombineCrossing::receive_wave(Area& area) {
   std::byte* room = area.memory;
   for (std::size_t i = 0; i < sent.size(); ++i) {
     Part& part = area.parts[i];
+    part.num_tokens = num_tokens[i];
     if (part.num_tokens == 0) continue;
     if (job_.format.is_row_per_token) part.num_rows = part.num_tokens;
     num_rows_received_ += part.num_rows;
@@ -164,20 +158,11 @@ std::vector<PullSource> CombineCrossing::sources_with(const Area& area) const {
 // the owners are domains.
 SendPlan CombineCrossing::plan_sums(const Area& area) const {
   SendPlan plan = slice_of(*job_.rows.plan, area.begin, area.end);
-  std::vector<int> num_tokens(area.parts.size());
+  for_crossing_pairs(
+      plan, 0, plan.num_tokens, partner_to_, area.parts.size(),
+      [&](std::size_t pair, int, int place) { plan.row[pair] = plan.token_slot[pair] = place; });
   std::vector<int> num_rows(area.parts.size());
-  std::vector<int> last_token(area.parts.size(), -1);
-  for (int token = 0; token < plan.num_tokens; ++token) {
-    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
-      if (!plan.is_routed(pair)) continue;
-      const int partner = partner_to_[static_cast<std::size_t>(plan.owner[pair])];
-      if (partner < 0) continue;
-      const auto p = static_cast<std::size_t>(partner);
-      num_tokens[p] += last_token[p] != token;
-      last_token[p] = token;
-      plan.row[pair] = plan.token_slot[pair] = num_tokens[p] - 1;
-    }
-    if (job_.format.is_row_per_token) continue;
+  for (int token = 0; token < plan.num_tokens && !job_.format.is_row_per_token; ++token) {
     for_rows(plan, job_.rows.do_expand, token, [&](std::size_t pair) {
       const int partner = partner_to_[static_cast<std::size_t>(plan.owner[pair])];
       if (partner >= 0)
@@ -203,21 +188,12 @@ void CombineCrossing::name_domains(SendPlan& plan) const {
 // A message has its tokens' weights [tokens, K], in either layout.
 void CombineCrossing::gather_weights(const Area& area) {
   SendPlan plan = slice_of(*job_.rows.plan, area.begin, area.end);
-  std::vector<int> num_tokens(area.parts.size());
-  std::vector<int> last_token(area.parts.size(), -1);
-  for (int token = 0; token < plan.num_tokens; ++token) {
-    for (int column = 0; column < plan.num_topk; ++column) {
-      const std::size_t pair = plan.pair(token, column);
-      if (!plan.is_routed(pair)) continue;
-      const int partner = partner_to_[static_cast<std::size_t>(plan.owner[pair])];
-      if (partner < 0) continue;
-      const auto p = static_cast<std::size_t>(partner);
-      num_tokens[p] += last_token[p] != token;
-      last_token[p] = token;
-      plan.token_slot[pair] = num_tokens[p] - 1;
-      plan.row[pair] = plan.token_slot[pair] * plan.num_topk + column;
-    }
-  }
+  for_crossing_pairs(plan, 0, plan.num_tokens, partner_to_, area.parts.size(),
+                     [&](std::size_t pair, int, int place) {
+                       const auto column = static_cast<int>(pair % static_cast<std::size_t>(plan.num_topk));
+                       plan.token_slot[pair] = place;
+                       plan.row[pair] = place * plan.num_topk + column;
+                     });
   const auto sources = sources_with(area);
   PullJob weights = job_.rows;
   weights.plan = &plan;

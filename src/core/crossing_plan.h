@@ -77,6 +77,29 @@ void for_rows(const SendPlan& plan, bool do_expand, int token, Body body) {
   }
 }
 
+/// Calls body(pair, partner, place) for those pairs of tokens [begin, end) that cross, in their order;
+/// `place` is the token's among the tokens of this range that the partner carries, as a message holds them.
+/// @param partner_to  Routes::partner_to()
+/// @return [num_partners], tokens of the range that each partner carries.
+template <typename Body>
+std::vector<int> for_crossing_pairs(const SendPlan& plan, int begin, int end, std::span<const int> partner_to,
+                                    std::size_t num_partners, Body body) {
+  std::vector<int> num_tokens(num_partners);
+  std::vector<int> last_token(num_partners, -1);
+  for (int token = begin; token < end; ++token) {
+    for (std::size_t pair = plan.pair(token, 0); pair < plan.pair(token + 1, 0); ++pair) {
+      if (!plan.is_routed(pair)) continue;
+      const int partner = partner_to[static_cast<std::size_t>(plan.owner[pair])];
+      if (partner < 0) continue;
+      const auto p = static_cast<std::size_t>(partner);
+      num_tokens[p] += last_token[p] != token;
+      last_token[p] = token;
+      body(pair, partner, num_tokens[p] - 1);
+    }
+  }
+  return num_tokens;
+}
+
 /// The plan of tokens [begin, end) alone. Numbers of rows stay those of the whole.
 SendPlan slice_of(const SendPlan& plan, int begin, int end);
 

@@ -62,7 +62,7 @@ bool DispatchCrossing::send_waves() {
 // Each row is read once and stored into the messages of all partners that it goes to.
 void DispatchCrossing::send_wave(Area& area, int begin, int end) {
   const auto& sent = job_.plan->sent;
-  std::vector<int> num_tokens(sent.size());
+  std::vector<int> num_tokens;
   const SendPlan packing = plan_packing(begin, end, num_tokens);
   const OutputFormat format = wave_format(job_.format);
   std::vector<PushTarget> targets(sent.size());
@@ -87,27 +87,19 @@ void DispatchCrossing::send_wave(Area& area, int begin, int end) {
   }
 }
 
-// The wave as a small dispatch whose ranks are the partners. @param num_tokens  [partners], added up.
+// The wave as a small dispatch whose ranks are the partners. @param num_tokens  [partners], set.
 SendPlan DispatchCrossing::plan_packing(int begin, int end, std::vector<int>& num_tokens) const {
   const SendPlan& send = *job_.send;
   SendPlan packing{.num_tokens = end - begin, .num_topk = send.num_topk};
   const std::size_t num_pairs = packing.pair(packing.num_tokens, 0);
   packing.owner.assign(num_pairs, -1);
   packing.token_slot.resize(num_pairs);
-  std::vector<int> last_token(num_tokens.size(), -1);
   const std::size_t first_pair = send.pair(begin, 0);
-  for (int token = 0; token < packing.num_tokens; ++token) {
-    for (std::size_t pair = packing.pair(token, 0); pair < packing.pair(token + 1, 0); ++pair) {
-      if (!send.is_routed(first_pair + pair)) continue;
-      const int partner = partner_to_[static_cast<std::size_t>(send.owner[first_pair + pair])];
-      if (partner < 0) continue;
-      const auto p = static_cast<std::size_t>(partner);
-      num_tokens[p] += last_token[p] != token;
-      last_token[p] = token;
-      packing.owner[pair] = partner;
-      packing.token_slot[pair] = num_tokens[p] - 1;
-    }
-  }
+  num_tokens = for_crossing_pairs(send, begin, end, partner_to_, job_.plan->sent.size(),
+                                  [&](std::size_t pair, int partner, int place) {
+                                    packing.owner[pair - first_pair] = partner;
+                                    packing.token_slot[pair - first_pair] = place;
+                                  });
   packing.row = packing.token_slot;
   list_masters(packing, num_tokens.size());
   return packing;
