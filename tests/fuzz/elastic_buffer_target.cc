@@ -3,21 +3,14 @@
 // ElasticBuffer over one to three ranks, which are threads: any sequence of operations with any arguments.
 // All ranks accept an operation, or all refuse it with an exception of flexep's; nobody hangs; afterwards a
 // correct round trip works.
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
 #include <stdexcept>
-#include <vector>
 
-#include "arbitrary_tensor.h"
-#include "flexep/elastic_buffer.h"
+#include "elastic_buffer_rank.h"
 
 namespace flexep::fuzz {
 namespace {
 
 constexpr std::chrono::seconds kTimeout{20};  // of operations that take microseconds: who comes to this hangs
-constexpr int kMaxSteps = 6;
 
 /// As accepts(), for calls that all ranks make: a group that breaks is a finding.
 template <typename Call>
@@ -34,96 +27,7 @@ bool all_may_refuse(Call call) {
   return true;
 }
 
-ElasticBufferConfig draw_config(FuzzInput& input) {
-  return {.num_max_tokens_per_rank = input.rarely() ? input.integer<int>() : input.in_range(0, 9),
-          .hidden = input.rarely() ? input.integer<int>() : 64,
-          .num_topk = input.rarely() ? input.integer<int>() : 4,
-          .allow_multiple_reduction = input.flag(),
-          .num_sms = input.in_range(0, 3),
-          .max_arena_bytes = input.one_of<std::int64_t>({0, 0, 4096, 1 << 16, 1 << 24}),
-          .explicitly_destroy = input.flag()};
-}
-
-/// Memory of the caller's own that may be registered.
-class Pages {
- public:
-  static constexpr std::size_t kPageBytes = 4096;
-  static constexpr std::size_t kNumBytes = 4 * kPageBytes;
-
-  Pages() : memory_(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, kNumBytes))) {
-    std::memset(memory_.get(), 0, kNumBytes);
-  }
-  std::byte* data() const { return memory_.get(); }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-};
-
-/// One rank. All ranks read the same bytes and so make the same calls; where the bytes say so, some of them
-/// with an argument of their own.
-class Rank {
- public:
-  Rank(const FuzzInput& input, const Communicator& comm)
-      : input_(input),
-        outcomes_(comm),
-        config_(draw_config(input_)),
-        may_bound_outputs_(config_.num_max_tokens_per_rank > 0 && config_.num_max_tokens_per_rank < 16),
-        buffer_(comm, config_) {}
-
-  void run() {
-    accepts([&] { promise(buffer_.num_bytes() >= 0); });
-    for (int step = 0; step < kMaxSteps && !input_.is_empty(); ++step) run_step();
-    const bool has_room = config_.max_arena_bytes == 0 || config_.max_arena_bytes >= 1 << 24;
-    received_.clear();
-    if (has_room) check_round_trip();
-    if (config_.explicitly_destroy || input_.rarely()) destroy();
-  }
-
- private:
-  void run_step();
-  void dispatch(DispatchArgs args);
-  void combine();
-  void round_trip_in_flight();
-  void meet();
-  void use_arena();
-  void use_registrations();
-  void destroy();
-  void check_round_trip();
-
-  DispatchArgs draw_fresh();
-  DispatchArgs draw_cached();
-  void draw_rows(DispatchArgs& args, int num_tokens);
-  Tensor draw_ids(int num_tokens, int num_topk, int num_experts);
-  template <typename Args>
-  void draw_streams(Args& args);
-  void spoil(DispatchArgs& args);
-  void spoil(CombineArgs& args);
-  const DispatchResult& some_result() { return received_[input_.byte() % received_.size()]; }
-  bool is_among(int ranks) const { return (ranks >> outcomes_.rank() & 1) != 0; }
-
-  /// What one rank refuses, all refuse.
-  bool agreed(bool accepted) {
-    promise(all(accepted) == accepted);
-    return accepted;
-  }
-  bool all(bool mine) {
-    const auto outcomes = outcomes_.all_gather(static_cast<char>(mine));
-    return std::all_of(outcomes.begin(), outcomes.end(), [](char each) { return each != 0; });
-  }
-
-  FuzzInput input_;
-  Communicator outcomes_;
-  ElasticBufferConfig config_;
-  bool may_bound_outputs_;  ///< whether outputs without host sync are small enough to try
-  ElasticBuffer buffer_;
-  std::vector<DispatchResult> received_;
-  std::vector<Tensor> blocks_;
-  Pages pages_;
-  std::vector<RegisteredMemory> registrations_;
-};
+}  // namespace
 
 void Rank::run_step() {
   switch (input_.in_range(0, 10)) {
@@ -161,138 +65,6 @@ void Rank::dispatch(DispatchArgs args) {
     if (!args.do_cpu_sync.value_or(true)) buffer_.check();
   });
   if (agreed(accepted)) received_.push_back(result);
-}
-
-DispatchArgs Rank::draw_fresh() {
-  const int num_experts = outcomes_.num_ranks() * input_.in_range(1, 4);
-  const int num_topk = std::min(num_experts, input_.in_range(1, 4));
-  int num_tokens = 0;
-  for (int rank = 0; rank < outcomes_.num_ranks(); ++rank) {
-    const int tokens_of_rank = input_.in_range(0, 9);
-    if (rank == outcomes_.rank()) num_tokens = tokens_of_rank;
-  }
-  DispatchArgs args;
-  draw_rows(args, num_tokens);
-  args.topk_idx = draw_ids(num_tokens, num_topk, num_experts);
-  if (input_.flag()) args.topk_weights = with_some_strides(input_, {num_tokens, num_topk}, DType::kFloat32);
-  args.num_experts = num_experts;
-  args.expert_alignment = input_.one_of({0, 1, 3, 16});
-  args.do_expand = input_.flag();
-  args.do_zero_padding = input_.flag() && *args.do_expand;
-  args.use_tma_aligned_col_major_sf = input_.flag();
-  args.do_handle_copy = input_.flag();
-  args.max_recv_tokens = input_.rarely() ? input_.in_range(0, 20) : 0;
-  args.do_cpu_sync = !(may_bound_outputs_ && input_.flag());
-  args.check_weights = input_.flag();
-  if (input_.flag()) {
-    args.cumulative_local_expert_recv_stats =
-        Tensor::zeros({num_experts / outcomes_.num_ranks()}, DType::kInt32);
-  }
-  return args;
-}
-
-DispatchArgs Rank::draw_cached() {
-  DispatchArgs args;
-  args.handle = some_result().handle;
-  draw_rows(args, args.handle.num_tokens());
-  return args;
-}
-
-void Rank::draw_rows(DispatchArgs& args, int num_tokens) {
-  const DType dtype = draw_dtype(input_);
-  const std::int64_t hidden = input_.in_range(1, 5) * 16 / static_cast<std::int64_t>(size_of(dtype));
-  args.x = with_some_strides(input_, {num_tokens, hidden}, dtype);
-  if (input_.flag())
-    args.sf = with_some_strides(input_, {num_tokens, input_.in_range(1, 3)}, DType::kFloat32);
-  args.num_sms = input_.in_range(0, 2);
-  draw_streams(args);
-}
-
-/// Distinct ids, some of them -1; rarely one that may be anything.
-Tensor Rank::draw_ids(int num_tokens, int num_topk, int num_experts) {
-  const int first = input_.byte(), unrouted = input_.in_range(2, 7);
-  std::vector<std::int64_t> ids;
-  for (int token = 0; token < num_tokens; ++token) {
-    for (int k = 0; k < num_topk; ++k) {
-      const bool is_routed = (token + k) % unrouted != 0;
-      ids.push_back(is_routed ? (first + token * 5 + k + outcomes_.rank()) % num_experts : -1);
-    }
-  }
-  if (input_.rarely()) {
-    const int ranks = input_.byte();
-    const std::size_t pair = input_.byte();
-    const auto id = input_.integer<std::int64_t>();
-    if (is_among(ranks) && !ids.empty()) ids[pair % ids.size()] = id;
-  }
-  const Shape shape{num_tokens, num_topk};
-  if (input_.flag()) return Tensor::from_values(std::span<const std::int64_t>(ids), shape);
-  std::vector<std::int32_t> narrow;
-  for (const std::int64_t id : ids) narrow.push_back(static_cast<std::int32_t>(id));
-  return Tensor::from_values(std::span<const std::int32_t>(narrow), shape);
-}
-
-template <typename Args>
-void Rank::draw_streams(Args& args) {
-  args.async_with_compute_stream = input_.flag();
-  args.allocate_on_comm_stream = input_.flag();
-  if (input_.rarely()) args.previous_event = ElasticBuffer::capture();
-  if (input_.rarely()) args.previous_event_before_epilogue = ElasticBuffer::capture();
-}
-
-void Rank::spoil(DispatchArgs& args) {
-  if (!input_.rarely()) return;
-  const int ranks = input_.byte();
-  DispatchArgs spoiled = args;
-  switch (input_.in_range(0, 15)) {
-    case 0:
-      spoiled.x = draw_tensor(input_);
-      break;
-    case 1:
-      spoiled.sf = draw_tensor(input_);
-      break;
-    case 2:
-      spoiled.topk_idx = draw_tensor(input_);
-      break;
-    case 3:
-      spoiled.topk_weights = draw_tensor(input_);
-      break;
-    case 4:
-      spoiled.cumulative_local_expert_recv_stats = draw_tensor(input_);
-      break;
-    case 5:
-      spoiled.num_experts = input_.integer<int>();
-      break;
-    case 6:
-      spoiled.expert_alignment = input_.integer<int>();
-      break;
-    case 7:
-      spoiled.num_max_tokens_per_rank = input_.integer<int>();
-      break;
-    case 8:
-      spoiled.num_sms = input_.one_of({-1, 3, 1025, 1 << 30});
-      break;
-    case 9:
-      spoiled.max_recv_tokens = input_.integer<int>();
-      break;
-    case 10:
-      spoiled.do_expand = input_.flag();
-      break;
-    case 11:
-      spoiled.do_zero_padding = input_.flag();
-      break;
-    case 12:
-      spoiled.use_tma_aligned_col_major_sf = input_.flag();
-      break;
-    case 13:
-      if (may_bound_outputs_) spoiled.do_cpu_sync = input_.flag();
-      break;
-    case 14:
-      spoiled.num_qps = input_.integer<int>();
-      break;
-    default:
-      if (!received_.empty()) spoiled.handle = some_result().handle;
-  }
-  if (is_among(ranks)) args = spoiled;
 }
 
 void Rank::combine() {
@@ -358,29 +130,6 @@ void Rank::meet() {
   agreed(all_may_refuse([&] { buffer_.barrier(); }));
 }
 
-void Rank::spoil(CombineArgs& args) {
-  if (!input_.rarely()) return;
-  const int ranks = input_.byte();
-  CombineArgs spoiled = args;
-  switch (input_.in_range(0, 4)) {
-    case 0:
-      spoiled.x = draw_tensor(input_);
-      break;
-    case 1:
-      spoiled.topk_weights = draw_tensor(input_);
-      break;
-    case 2:
-      spoiled.bias[1] = draw_tensor(input_);
-      break;
-    case 3:
-      spoiled.num_sms = input_.one_of({-1, 3, 1025, 1 << 30});
-      break;
-    default:
-      spoiled.handle = input_.flag() ? DispatchHandle() : some_result().handle;
-  }
-  if (is_among(ranks)) args = spoiled;
-}
-
 /// Each rank on its own.
 void Rank::use_arena() {
   const DType dtype = draw_dtype(input_);
@@ -433,7 +182,6 @@ void Rank::check_round_trip() {
   promise(combined.x.values<float>()[7] == 0);
 }
 
-}  // namespace
 }  // namespace flexep::fuzz
 
 int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
