@@ -2,19 +2,16 @@
 //
 // Jobs of MPI on several machines, played by this one: they share no network but cables, over which MPI
 // speaks TCP.
-#include "machines.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
-#include "mpi.h"
+#include "machines_fixture.h"
 
 namespace flexep::testing {
 namespace {
@@ -22,19 +19,7 @@ namespace {
 using namespace std::chrono_literals;
 using ::testing::AnyOf;
 using ::testing::MatchesRegex;
-using ::testing::TestWithParam;
 using ::testing::ValuesIn;
-
-class MachinesTest : public TestWithParam<Mpi> {
- protected:
-  // Continuous integration can, and has to notice when it no longer does.
-  void SetUp() override {
-    const auto obstacle = Machines::obstacle();
-    if (!obstacle) return;
-    ASSERT_EQ(std::getenv("CI"), nullptr) << *obstacle;
-    GTEST_SKIP() << *obstacle;
-  }
-};
 
 TEST_P(MachinesTest, MachinesAreDomains) {
   const Machines machines(2);
