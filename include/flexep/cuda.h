@@ -14,8 +14,8 @@
 /// operation is asynchronous, for the event when the program says so. The operation itself runs on a
 /// communication stream, one for each rank (thread) and GPU. Memory goes back to the arena in stream order,
 /// too: a tensor may be dropped while the stream that was current at its operation still has work for it. Who
-/// uses it on another stream keeps it until that has passed. A stream lives longer than the tensors of the
-/// operations that were called while it was current.
+/// uses it on another stream says so with record_stream, or keeps it until that has passed. A stream lives
+/// longer than the tensors that it uses.
 namespace flexep::cuda {
 
 /// The stream that this thread's operations follow. Without a StreamGuard it is the per-thread default stream
@@ -42,6 +42,17 @@ Event capture();
 /// buffer, not here.
 /// @throws InvalidArgument when there is no event, CudaError.
 void wait(const Event& event, cudaStream_t stream = current_stream());
+
+/// Whatever `stream` is given from now on starts after the operations that were called so far and may write
+/// the tensor. Without effect on memory that is no arena's. @throws CudaError.
+void wait(const Tensor& tensor, cudaStream_t stream = current_stream());
+/// `stream` uses the tensor's memory, too: it goes back to its arena behind what the stream has been given by
+/// then. Without effect on memory that is no arena's.
+void record_stream(const Tensor& tensor, cudaStream_t stream);
+
+/// The stream on which the operations run of the buffers that this thread makes on `device`, for as long as
+/// one of them lives; null while there is none.
+cudaStream_t communication_stream(Device device);
 
 /// Device memory of our own, in the order of the current stream; uninitialised. Not arena memory. @throws
 /// OutOfMemory, CudaError.

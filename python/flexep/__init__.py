@@ -21,6 +21,8 @@ from ._core import (
     get_buffer_size_hint,
     get_theoretical_num_qps,
     get_theoretical_num_sms,
+    has_cuda,
+    record_stream,
 )
 from .errors import (
     CollectiveMismatch,
@@ -56,4 +58,6 @@ __all__ = [
     "get_buffer_size_hint",
     "get_theoretical_num_qps",
     "get_theoretical_num_sms",
+    "has_cuda",
+    "record_stream",
 ]

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 
 from . import DispatchHandle, ElasticBuffer, InvalidArgument
-from ._torch_tensor import to_core, to_torch
+from . import record_stream as _record_stream
+from ._torch_tensor import combined, dispatched, operation_stream, to_core, to_torch
 
-__all__ = ["Dispatched", "combine", "dispatch"]
+__all__ = ["Dispatched", "combine", "dispatch", "record_stream"]
 
 
 class Dispatched(NamedTuple):
@@ -75,6 +76,14 @@ def combine(
     return _Combine.apply(_core_buffer(buffer), x, topk_weights, bias, _core_handle(handle), num_sms)
 
 
+def record_stream(tensor: torch.Tensor, stream: torch.cuda.Stream) -> None:
+    """`stream` uses the tensor, too: a buffer's memory goes back behind what the stream has been given by then.
+
+    What PyTorch's own Tensor.record_stream says of memory of its own, and has no effect on other.
+    """
+    _record_stream(to_core(tensor), stream.cuda_stream)
+
+
 _DISPATCH_OPTIONS = {"do_expand", "expert_alignment", "num_max_tokens_per_rank", "max_recv_tokens", "num_sms"}
 
 
@@ -97,10 +106,14 @@ class _Dispatch(torch.autograd.Function):
         options: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, DispatchHandle]:
         received = buffer.dispatch(
-            _readable(x), topk_idx=to_core(topk_idx), topk_weights=to_core(_contiguous(topk_weights)), **options
+            _readable(x),
+            topk_idx=to_core(topk_idx),
+            topk_weights=to_core(_contiguous(topk_weights)),
+            stream=operation_stream(),
+            **options,
         )
         ctx.buffer, ctx.handle, ctx.has_weights = buffer, received.handle, topk_weights is not None
-        recv_x, recv_idx, recv_weights = (to_torch(t) for t in (received.x, received.topk_idx, received.topk_weights))
+        recv_x, recv_idx, recv_weights, _ = dispatched(received)
         if recv_idx is not None:
             ctx.mark_non_differentiable(recv_idx)
         if options.get("handle") is not None:
@@ -127,16 +140,17 @@ class _Combine(torch.autograd.Function):
         handle: DispatchHandle,
         num_sms: int,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        combined = buffer.combine(
+        result = buffer.combine(
             _readable(x),
             handle=handle,
             topk_weights=to_core(_contiguous(topk_weights)),
             bias=to_core(_contiguous(bias)),
             num_sms=num_sms,
+            stream=operation_stream(),
         )
         ctx.buffer, ctx.handle, ctx.num_rows = buffer, handle, x.size(0)
         ctx.has_weights, ctx.has_bias = topk_weights is not None, bias is not None
-        return to_torch(combined.x), to_torch(combined.topk_weights)
+        return combined(result)
 
     @staticmethod
     def backward(ctx: Any, grad_x: torch.Tensor, grad_weights: torch.Tensor | None) -> tuple:

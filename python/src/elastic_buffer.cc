@@ -19,15 +19,44 @@ namespace {
 
 using namespace nb::literals;
 
-using Buffer = DestroyedWithoutGil<ElasticBuffer>;
 using Registration = DestroyedWithoutGil<RegisteredMemory>;
 
-void make_buffer(Buffer* self, const Communicator& comm, int num_max_tokens_per_rank, int hidden,
-                 int num_topk, bool use_fp8_dispatch, bool allow_multiple_reduction, bool deterministic,
-                 int num_sms, std::int64_t max_arena_bytes, std::optional<std::int64_t> num_bytes,
-                 std::int64_t num_cpu_bytes, bool explicitly_destroy, bool allow_hybrid_mode,
-                 bool prefer_overlap_with_compute, int sl_idx, int num_allocated_qps) {
-  const ElasticBufferConfig config{.num_max_tokens_per_rank = num_max_tokens_per_rank,
+/// A buffer, and what its operations need to know of streams.
+struct Buffer : DestroyedWithoutGil<ElasticBuffer> {
+  Buffer(ElasticBuffer buffer, Device its_device)
+      : DestroyedWithoutGil<ElasticBuffer>(std::move(buffer)),
+        device(its_device),
+        comm_stream(device.is_host() ? 0 : communication_stream(device)) {}
+
+  /// What an operation on `x` follows: the given stream, else the current one of the library of `x`.
+  StreamHandle stream_for(nb::handle x, std::optional<StreamHandle> given) const {
+    if (device.is_host()) return 0;
+    return given ? *given : stream_of(x, device);
+  }
+
+  /// Runs `work` without the GIL, and in the order of the stream.
+  template <typename Work>
+  auto run(StreamHandle stream, Work work) {
+    return blocking([&] {
+      if (device.is_host()) return work();
+      std::optional<decltype(work())> result;
+      run_on(stream, [&] { result.emplace(work()); });
+      return *std::move(result);
+    });
+  }
+
+  Device device;
+  StreamHandle comm_stream;
+};
+
+void make_buffer(Buffer* self, const Communicator& comm, std::string_view device, int num_max_tokens_per_rank,
+                 int hidden, int num_topk, bool use_fp8_dispatch, bool allow_multiple_reduction,
+                 bool deterministic, int num_sms, std::int64_t max_arena_bytes,
+                 std::optional<std::int64_t> num_bytes, std::int64_t num_cpu_bytes, bool explicitly_destroy,
+                 bool allow_hybrid_mode, bool prefer_overlap_with_compute, int sl_idx,
+                 int num_allocated_qps) {
+  const ElasticBufferConfig config{.device = device_named(device),
+                                   .num_max_tokens_per_rank = num_max_tokens_per_rank,
                                    .hidden = hidden,
                                    .num_topk = num_topk,
                                    .use_fp8_dispatch = use_fp8_dispatch,
@@ -42,7 +71,7 @@ void make_buffer(Buffer* self, const Communicator& comm, int num_max_tokens_per_
                                                .prefer_overlap_with_compute = prefer_overlap_with_compute,
                                                .sl_idx = sl_idx,
                                                .num_allocated_qps = num_allocated_qps}};
-  new (self) Buffer(blocking([&] { return ElasticBuffer(comm, config); }));
+  new (self) Buffer(blocking([&] { return ElasticBuffer(comm, config); }), config.device);
 }
 
 DispatchResult dispatch(Buffer& self, nb::handle x, nb::handle sf, nb::handle topk_idx,
@@ -53,12 +82,14 @@ DispatchResult dispatch(Buffer& self, nb::handle x, nb::handle sf, nb::handle to
                         nb::handle cumulative_local_expert_recv_stats, bool do_handle_copy,
                         int max_recv_tokens, std::optional<bool> do_cpu_sync, bool check_weights,
                         bool async_with_compute_stream, const Event* previous_event,
-                        const Event* previous_event_before_epilogue, bool allocate_on_comm_stream) {
+                        const Event* previous_event_before_epilogue, bool allocate_on_comm_stream,
+                        std::optional<StreamHandle> given_stream) {
+  const StreamHandle stream = self.stream_for(x, given_stream);
   const DispatchArgs args{
-      .x = tensor_from(x, "x"),
-      .sf = tensor_from(sf, "sf"),
-      .topk_idx = tensor_from(topk_idx, "topk_idx"),
-      .topk_weights = tensor_from(topk_weights, "topk_weights"),
+      .x = tensor_from(x, "x", stream),
+      .sf = tensor_from(sf, "sf", stream),
+      .topk_idx = tensor_from(topk_idx, "topk_idx", stream),
+      .topk_weights = tensor_from(topk_weights, "topk_weights", stream),
       .num_experts = num_experts,
       .num_max_tokens_per_rank = num_max_tokens_per_rank,
       .expert_alignment = expert_alignment,
@@ -68,8 +99,8 @@ DispatchResult dispatch(Buffer& self, nb::handle x, nb::handle sf, nb::handle to
       .do_expand = do_expand,
       .do_zero_padding = do_zero_padding,
       .use_tma_aligned_col_major_sf = use_tma_aligned_col_major_sf,
-      .cumulative_local_expert_recv_stats = tensor_from(cumulative_local_expert_recv_stats,
-                                                        "cumulative_local_expert_recv_stats", Access::kWrite),
+      .cumulative_local_expert_recv_stats = tensor_from(
+          cumulative_local_expert_recv_stats, "cumulative_local_expert_recv_stats", stream, Access::kWrite),
       .do_handle_copy = do_handle_copy,
       .max_recv_tokens = max_recv_tokens,
       .do_cpu_sync = do_cpu_sync,
@@ -79,24 +110,25 @@ DispatchResult dispatch(Buffer& self, nb::handle x, nb::handle sf, nb::handle to
       .previous_event_before_epilogue =
           previous_event_before_epilogue ? *previous_event_before_epilogue : Event(),
       .allocate_on_comm_stream = allocate_on_comm_stream};
-  return blocking([&] { return self->dispatch(args); });
+  return self.run(stream, [&] { return self->dispatch(args); });
 }
 
-std::array<Tensor, 2> biases_from(nb::handle bias) {
-  if (!nb::isinstance<nb::tuple>(bias)) return {tensor_from(bias, "bias")};
+std::array<Tensor, 2> biases_from(nb::handle bias, StreamHandle stream) {
+  if (!nb::isinstance<nb::tuple>(bias)) return {tensor_from(bias, "bias", stream)};
   const auto rows = nb::borrow<nb::tuple>(bias);
   if (rows.size() != 2) throw InvalidArgument("bias", "bias must be a tensor or a tuple of two");
-  return {tensor_from(rows[0], "bias"), tensor_from(rows[1], "bias")};
+  return {tensor_from(rows[0], "bias", stream), tensor_from(rows[1], "bias", stream)};
 }
 
 CombineResult combine(Buffer& self, nb::handle x, const DispatchHandle& handle, nb::handle topk_weights,
                       nb::handle bias, int num_sms, int num_qps, bool async_with_compute_stream,
                       const Event* previous_event, const Event* previous_event_before_epilogue,
-                      bool allocate_on_comm_stream) {
-  const CombineArgs args{.x = tensor_from(x, "x"),
+                      bool allocate_on_comm_stream, std::optional<StreamHandle> given_stream) {
+  const StreamHandle stream = self.stream_for(x, given_stream);
+  const CombineArgs args{.x = tensor_from(x, "x", stream),
                          .handle = handle,
-                         .topk_weights = tensor_from(topk_weights, "topk_weights"),
-                         .bias = biases_from(bias),
+                         .topk_weights = tensor_from(topk_weights, "topk_weights", stream),
+                         .bias = biases_from(bias, stream),
                          .num_sms = num_sms,
                          .num_qps = num_qps,
                          .async_with_compute_stream = async_with_compute_stream,
@@ -104,22 +136,34 @@ CombineResult combine(Buffer& self, nb::handle x, const DispatchHandle& handle, 
                          .previous_event_before_epilogue =
                              previous_event_before_epilogue ? *previous_event_before_epilogue : Event(),
                          .allocate_on_comm_stream = allocate_on_comm_stream};
-  return blocking([&] { return self->combine(args); });
+  return self.run(stream, [&] { return self->combine(args); });
 }
 
-Tensor empty(Buffer& self, const std::vector<std::int64_t>& shape, std::string_view dtype) {
-  return self->empty(Shape(shape), dtype_named(dtype));
+Tensor empty(Buffer& self, const std::vector<std::int64_t>& shape, std::string_view dtype,
+             StreamHandle stream) {
+  return self.run(stream, [&] { return self->empty(Shape(shape), dtype_named(dtype)); });
+}
+
+Event capture(std::optional<StreamHandle> stream) {
+  return stream ? capture_on(*stream) : ElasticBuffer::capture();
 }
 
 // Keeps `memory` alive as long as it is registered.
 Registration* register_memory(Buffer& self, nb::handle memory) {
-  const Tensor tensor = tensor_from(memory, "memory", Access::kWrite);
+  const StreamHandle stream = self.stream_for(memory, std::nullopt);
+  const Tensor tensor = tensor_from(memory, "memory", stream, Access::kWrite);
   if (!tensor.is_contiguous()) throw InvalidArgument("memory", "memory must be contiguous");
-  return new Registration(blocking([&] { return self->register_memory(tensor.data(), tensor.num_bytes()); }));
+  return new Registration(
+      self.run(stream, [&] { return self->register_memory(tensor.data(), tensor.num_bytes()); }));
 }
 
 nb::tuple to_tuple(DomainSize size) {
   return nb::make_tuple(size.num_scaleout_ranks, size.num_scaleup_ranks);
+}
+
+template <typename Result, Tensor Result::*... kTensors>
+nb::tuple tensors_of(const Result& self, nb::handle type) {
+  return nb::make_tuple(to_library(self.*kTensors, type)...);
 }
 
 void bind_results(nb::module_& module) {
@@ -127,6 +171,13 @@ void bind_results(nb::module_& module) {
       module, "DispatchResult",
       "What a rank received; absent parts are None. Tensors are arena memory, which goes back "
       "when they die.")
+      .def("tensors",
+           &tensors_of<DispatchResult, &DispatchResult::x, &DispatchResult::topk_idx,
+                       &DispatchResult::topk_weights, &DispatchResult::sf>,
+           "type"_a,
+           "(x, topk_idx, topk_weights, sf) as tensors of a library whose `type` of tensors has an exchange "
+           "API of "
+           "DLPack, such as torch.Tensor. As complete as for the stream of the operation.")
       .def_prop_ro("x", [](const DispatchResult& self) { return to_python(self.x); })
       .def_prop_ro("sf", [](const DispatchResult& self) { return to_python(self.sf); })
       .def_prop_ro("topk_idx", [](const DispatchResult& self) { return to_python(self.topk_idx); })
@@ -134,6 +185,8 @@ void bind_results(nb::module_& module) {
       .def_ro("handle", &DispatchResult::handle)
       .def_ro("event", &DispatchResult::event, "False unless the dispatch was asynchronous.");
   nb::class_<CombineResult>(module, "CombineResult", "The sums of this rank's tokens.")
+      .def("tensors", &tensors_of<CombineResult, &CombineResult::x, &CombineResult::topk_weights>, "type"_a,
+           "(x, topk_weights), as DispatchResult.tensors.")
       .def_prop_ro("x", [](const CombineResult& self) { return to_python(self.x); })
       .def_prop_ro("topk_weights", [](const CombineResult& self) { return to_python(self.topk_weights); })
       .def_ro("event", &CombineResult::event, "False unless the combine was asynchronous.");
@@ -182,12 +235,21 @@ void bind_elastic_buffer(nb::module_& module) {
   nb::class_<Buffer>(
       module, "ElasticBuffer",
       "Moves tokens between the ranks of a group. Operations are collective: every rank calls them in the "
-      "same order. Arguments are those of flexep/elastic_buffer.h, which says what each means.")
-      .def("__init__", &make_buffer, "comm"_a, nb::kw_only(), "num_max_tokens_per_rank"_a = 0, "hidden"_a = 0,
-           "num_topk"_a = 0, "use_fp8_dispatch"_a = false, "allow_multiple_reduction"_a = true,
-           "deterministic"_a = false, "num_sms"_a = 0, "max_arena_bytes"_a = 0, "num_bytes"_a = nb::none(),
-           "num_cpu_bytes"_a = 0, "explicitly_destroy"_a = false, "allow_hybrid_mode"_a = true,
+      "same order. Arguments are those of flexep/elastic_buffer.h, which says what each means. On a GPU "
+      "operations follow `stream`, the handle of a stream of CUDA; None is the current stream of the library "
+      "of "
+      "`x`, where it has an exchange API of DLPack (PyTorch from 2.10 on), else the legacy default stream.")
+      .def("__init__", &make_buffer, "comm"_a, nb::kw_only(), "device"_a = "cpu",
+           "num_max_tokens_per_rank"_a = 0, "hidden"_a = 0, "num_topk"_a = 0, "use_fp8_dispatch"_a = false,
+           "allow_multiple_reduction"_a = true, "deterministic"_a = false, "num_sms"_a = 0,
+           "max_arena_bytes"_a = 0, "num_bytes"_a = nb::none(), "num_cpu_bytes"_a = 0,
+           "explicitly_destroy"_a = false, "allow_hybrid_mode"_a = true,
            "prefer_overlap_with_compute"_a = true, "sl_idx"_a = 3, "num_allocated_qps"_a = 0)
+      .def_prop_ro(
+          "device", [](const Buffer& self) { return name_of(self.device); }, "\"cpu\", \"cuda:0\".")
+      .def_prop_ro(
+          "comm_stream", [](const Buffer& self) { return self.comm_stream; },
+          "The handle of the stream of CUDA that operations run on; 0 on the CPU.")
       .def_prop_ro("rank", [](Buffer& self) { return self->rank(); })
       .def_prop_ro("num_ranks", [](Buffer& self) { return self->num_ranks(); })
       .def_prop_ro("num_max_tokens_per_rank", [](Buffer& self) { return self->num_max_tokens_per_rank(); })
@@ -205,12 +267,13 @@ void bind_elastic_buffer(nb::module_& module) {
            "do_handle_copy"_a = true, "max_recv_tokens"_a = 0, "do_cpu_sync"_a = nb::none(),
            "check_weights"_a = false, "async_with_compute_stream"_a = false, "previous_event"_a = nb::none(),
            "previous_event_before_epilogue"_a = nb::none(), "allocate_on_comm_stream"_a = false,
-           "Sends each token to the ranks that own its top-k experts.")
+           "stream"_a = nb::none(), "Sends each token to the ranks that own its top-k experts.")
       .def("combine", &combine, "x"_a, nb::kw_only(), "handle"_a, "topk_weights"_a = nb::none(),
            "bias"_a = nb::none(), "num_sms"_a = 0, "num_qps"_a = 0, "async_with_compute_stream"_a = false,
            "previous_event"_a = nb::none(), "previous_event_before_epilogue"_a = nb::none(),
-           "allocate_on_comm_stream"_a = false, "Brings the rows of a dispatch back and sums them by token.")
-      .def("empty", &empty, "shape"_a, "dtype"_a,
+           "allocate_on_comm_stream"_a = false, "stream"_a = nb::none(),
+           "Brings the rows of a dispatch back and sums them by token.")
+      .def("empty", &empty, "shape"_a, "dtype"_a, "stream"_a = 0,
            "Arena memory, uninitialised: experts that write their output here spare combine a copy.")
       .def("register_memory", &register_memory, "memory"_a,
            "Lets combine read this tensor in place: whole pages of private memory. Not collective.")
@@ -219,11 +282,12 @@ void bind_elastic_buffer(nb::module_& module) {
           "check", [](Buffer& self) { blocking([&] { self->check(); }); },
           "Raises what dispatches without host sync left to be told. Not collective.")
       .def("destroy", [](Buffer& self) { blocking([&] { self->destroy(); }); })
-      .def("counters", [](Buffer& self) { return self->counters(); })
+      .def("counters", [](Buffer& self) { return blocking([&] { return self->counters(); }); })
       .def(
-          "trim", [](Buffer& self) { return self->trim(); },
+          "trim", [](Buffer& self) { return blocking([&] { return self->trim(); }); },
           "Gives unused arena memory back; how many bytes.")
-      .def_static("capture", &ElasticBuffer::capture, "The end of what the calling thread has done so far.");
+      .def_static("capture", &capture, "stream"_a = nb::none(),
+                  "The end of what the calling thread, or a stream of CUDA, has been given so far.");
 }
 
 }  // namespace flexep::python

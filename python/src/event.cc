@@ -3,9 +3,12 @@
 
 #include "bindings.h"
 #include "blocking.h"
+#include "streams.h"
 
 namespace flexep::python {
 namespace {
+
+using namespace nb::literals;
 
 void wait(const Event& event) {
   while (!blocking([&] { return event.wait_for(kSignalInterval); })) {
@@ -22,6 +25,13 @@ void bind_event(nb::module_& module) {
            "Blocks until the moment has come; raises what the operation behind it failed with. A signal ends "
            "the "
            "wait, not the operation.")
+      .def(
+          "wait_on",
+          [](const Event& self, StreamHandle stream) { blocking([&] { let_wait(stream, self); }); },
+          "stream"_a,
+          "What a stream of CUDA, given by its handle, is given from now on starts after the moment. Blocks "
+          "only for "
+          "the moments of a CPU's operations. What an operation on a GPU failed with is raised by wait().")
       .def("is_done", &Event::is_done)
       .def("__bool__", [](const Event& self) { return static_cast<bool>(self); });
 }

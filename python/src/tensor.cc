@@ -10,7 +10,7 @@
 namespace flexep::python {
 namespace {
 
-constexpr int kDLCPU = 1;  // DLPack's number of the host
+using namespace nb::literals;
 
 nb::tuple extents_of(const Tensor& tensor, std::int64_t (Tensor::*extent)(int) const) {
   nb::list extents;
@@ -36,11 +36,20 @@ void bind_tensor(nb::module_& module) {
           "dtype", [](const Tensor& self) { return name_of(self.dtype()); },
           "\"bf16\", \"fp16\", \"fp32\", \"fp64\", \"fp8_e4m3\", \"uint8\", \"int8\", \"int16\", "
           "\"int32\" or \"int64\".")
+      .def_prop_ro(
+          "device", [](const Tensor& self) { return name_of(self.device()); }, "\"cpu\", \"cuda:0\".")
       .def_prop_ro("num_bytes", &Tensor::num_bytes)
       .def("is_contiguous", &Tensor::is_contiguous)
       .def("__dlpack__",
            [](const Tensor& self, const nb::kwargs& request) { return to_dlpack(self, request); })
-      .def("__dlpack_device__", [](const Tensor&) { return nb::make_tuple(kDLCPU, 0); })
+      .def("__dlpack_device__", &dlpack_device)
+      .def("to_library", &to_library, "type"_a,
+           "This tensor as one of a library whose `type` of tensors has an exchange API of DLPack, such as "
+           "torch.Tensor; no stream waits for another.")
+      .def("record_stream", &record_stream, "stream"_a,
+           "A stream of CUDA, given by its handle, uses the tensor, too: memory of a buffer goes back behind "
+           "what "
+           "that stream has been given by then.")
       .def("__repr__", &describe);
 }
 

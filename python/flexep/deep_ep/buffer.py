@@ -9,8 +9,9 @@ import torch
 
 from .. import Communicator, DispatchHandle, InvalidArgument
 from .. import ElasticBuffer as CoreBuffer
-from .._torch_tensor import to_core, to_torch
+from .._torch_tensor import default_device, let_current_stream_wait, operation_stream, to_core, to_torch
 from .config import Config, require_even
+from .elastic import comm_stream_of
 from .event import EventHandle, EventOverlap, core_event
 from .luggage import Luggage, OwnExperts, Received
 
@@ -60,7 +61,9 @@ class Buffer:
         self.num_rdma_bytes = num_rdma_bytes
         self.low_latency_mode = low_latency_mode
         self.explicitly_destroy = explicitly_destroy
-        self.runtime = CoreBuffer(Communicator.from_process_group(group), explicitly_destroy=explicitly_destroy)
+        self.runtime = CoreBuffer(
+            Communicator.from_process_group(group), device=default_device(), explicitly_destroy=explicitly_destroy
+        )
         self.rank: int = self.runtime.rank
         self.group_size: int = self.runtime.num_ranks
 
@@ -88,11 +91,12 @@ class Buffer:
 
     @staticmethod
     def capture() -> EventOverlap:
-        """An event for what the calling thread has done so far."""
+        """An event for what the current stream has been given so far."""
         return EventOverlap(EventHandle())
 
-    def get_comm_stream(self) -> Any:
-        raise NotImplementedError("a CPU buffer has no CUDA stream: use previous_event and async_finish")
+    def get_comm_stream(self) -> torch.cuda.Stream:
+        """The stream that operations run on. All buffers of a process share it."""
+        return comm_stream_of(self.runtime)
 
     def get_dispatch_layout(
         self,
@@ -104,24 +108,25 @@ class Buffer:
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, EventOverlap]:
         """(num_tokens_per_rank [R], None, num_tokens_per_expert [E], is_token_in_rank [T, R], event); counts are int32."""
         _check_streams(previous_event, async_finish, allocate_on_comm_stream)
-        event = core_event(previous_event)
-        if event is not None:
-            event.wait()
+        _let_current_stream_wait(previous_event)
         if num_experts <= 0 or num_experts % self.group_size != 0:
             raise InvalidArgument(
                 f"num_experts is {num_experts}, not a positive multiple of the {self.group_size} ranks", "num_experts"
             )
         is_routed = topk_idx >= 0
         owners = torch.div(topk_idx, num_experts // self.group_size, rounding_mode="floor")
-        is_token_in_rank = torch.zeros(len(topk_idx), self.group_size + 1, dtype=torch.bool)
+        is_token_in_rank = owners.new_zeros((len(topk_idx), self.group_size + 1), dtype=torch.bool)
         # Ids that are not routed mark a column of their own.
         is_token_in_rank.scatter_(1, owners.where(is_routed, self.group_size).long(), True)
         is_token_in_rank = is_token_in_rank[:, :-1].contiguous()
-        num_tokens_per_expert = torch.bincount(topk_idx[is_routed].long(), minlength=num_experts)
+        # Unlike bincount and a selection, this does not make the host wait for a GPU.
+        num_tokens_per_expert = owners.new_zeros(num_experts + 1, dtype=torch.int32)
+        experts = topk_idx.where(is_routed, num_experts).flatten().long()
+        num_tokens_per_expert.index_add_(0, experts, torch.ones_like(experts, dtype=torch.int32))
         return (
             is_token_in_rank.sum(dim=0, dtype=torch.int32),
             None,
-            num_tokens_per_expert.int(),
+            num_tokens_per_expert[:-1],
             is_token_in_rank,
             EventOverlap(EventHandle() if async_finish else None),
         )
@@ -153,6 +158,8 @@ class Buffer:
             raise InvalidArgument("topk_idx and topk_weights are given both or not at all", "topk_idx")
         rows, scales = x if isinstance(x, tuple) else (x, None)
         luggage = Luggage(scales, topk_idx, topk_weights)
+        if handle is None or scales is not None:
+            previous_event = _let_current_stream_wait(previous_event)
         moved = {"sf": to_core(luggage.packed())} | _stream_options(previous_event, async_finish)
         if handle is not None:
             if topk_idx is not None:
@@ -164,7 +171,8 @@ class Buffer:
         if is_token_in_rank is None:
             raise InvalidArgument("a first dispatch needs what get_dispatch_layout returns", "is_token_in_rank")
         if topk_idx is None:
-            num_experts, ids = self.group_size, torch.arange(self.group_size).where(is_token_in_rank, -1)
+            ranks = torch.arange(self.group_size, device=is_token_in_rank.device)
+            num_experts, ids = self.group_size, ranks.where(is_token_in_rank, -1)
         else:
             if num_tokens_per_expert is None:
                 raise InvalidArgument("num_tokens_per_expert is missing", "num_tokens_per_expert")
@@ -200,6 +208,8 @@ class Buffer:
     ) -> tuple[torch.Tensor, torch.Tensor | None, EventOverlap]:
         """(sums of rows [T, H], sums of weights [T, K], event): both over ranks, and neither multiplied by the other."""
         _check_streams(previous_event, async_finish, allocate_on_comm_stream)
+        if topk_weights is not None:
+            previous_event = _let_current_stream_wait(previous_event)
         streams = _stream_options(previous_event, async_finish)
         num_rows = handle.core.num_rows
         weights = None
@@ -217,7 +227,9 @@ class Buffer:
         return to_torch(result.x), combined_weights, _finish(result.event, None, x, topk_weights, bias)
 
     def _handle(self, core: DispatchHandle, is_token_in_rank: torch.Tensor) -> BufferHandle:
-        matrix = torch.full((self.group_size, self.group_size), -1, dtype=torch.int32)
+        matrix = torch.full(
+            (self.group_size, self.group_size), -1, dtype=torch.int32, device=is_token_in_rank.device
+        )
         matrix[:, self.rank] = to_torch(core.psum_num_recv_tokens_per_rank)
         return BufferHandle(matrix, None, None, None, is_token_in_rank, None, core)
 
@@ -240,6 +252,13 @@ def _check_streams(previous_event: Any, async_finish: bool, allocate_on_comm_str
         raise InvalidArgument("allocate_on_comm_stream needs previous_event and async_finish", "allocate_on_comm_stream")
 
 
+def _let_current_stream_wait(previous_event: Any) -> None:
+    """For operations whose inputs are prepared on the current stream, which they then follow."""
+    event = core_event(previous_event)
+    if event is not None:
+        let_current_stream_wait(event)
+
+
 def _stream_options(previous_event: Any, async_finish: bool) -> dict[str, Any]:
     event = core_event(previous_event)
     # V2's rule, which the engine has, is the opposite: who gives an event allocates on the communication stream.
@@ -247,6 +266,7 @@ def _stream_options(previous_event: Any, async_finish: bool) -> dict[str, Any]:
         "previous_event": event,
         "allocate_on_comm_stream": event is not None,
         "async_with_compute_stream": async_finish,
+        "stream": operation_stream(),
     }
 
 

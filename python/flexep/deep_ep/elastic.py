@@ -10,7 +10,7 @@ import torch
 from .. import Communicator, InvalidArgument, RegisteredMemory
 from .. import ElasticBuffer as CoreBuffer
 from .. import get_buffer_size_hint, get_theoretical_num_qps, get_theoretical_num_sms
-from .._torch_tensor import to_core, to_torch
+from .._torch_tensor import combined, current_stream, default_device, dispatched, operation_stream, to_core, to_torch
 from .event import EventHandle, EventOverlap, core_event
 from .handle import EPHandle
 
@@ -18,16 +18,16 @@ _TWO_MIB = 2 << 20
 _DEFAULT_CPU_TIMEOUT_SECS = 300
 
 
-def _overlap(event: Any, *tensors: Any) -> EventOverlap:
-    # An operation that was not asynchronous has no event.
-    return EventOverlap(EventHandle(event), tensors) if event else EventOverlap(None)
+def _overlap(event: Any, is_async: bool, *tensors: Any) -> EventOverlap:
+    return EventOverlap(EventHandle(event), tensors) if is_async else EventOverlap(None)
 
 
 class ElasticBuffer:
     """Sends tokens to the ranks of their experts and sums what comes back, with DeepEP V2's interface.
 
-    `group` is a torch.distributed process group of any backend, whose ranks are processes of one machine. Memory follows
-    what arrives: sizes are accepted and checked, and limit nothing. Tensors stay readable after the buffer is gone.
+    `group` is a torch.distributed process group of any backend, whose ranks are processes of one machine, perhaps on one
+    GPU. Tensors are those of the current GPU, or the CPU's where there is none. Memory follows what arrives: sizes are
+    accepted and checked, and limit nothing. Tensors stay readable after the buffer is gone.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class ElasticBuffer:
         self.group = group
         self.runtime = CoreBuffer(
             Communicator.from_process_group(group, timeout),
+            device=default_device(),
             num_max_tokens_per_rank=num_max_tokens_per_rank,
             hidden=hidden,
             num_topk=num_topk,
@@ -147,15 +148,16 @@ class ElasticBuffer:
         """(scale-out ranks, scale-up ranks)."""
         return self.num_scaleout_ranks, self.num_scaleup_ranks
 
-    def get_comm_stream(self) -> Any:
-        raise NotImplementedError("a CPU buffer has no CUDA stream: use previous_event and async_with_compute_stream")
+    def get_comm_stream(self) -> torch.cuda.Stream:
+        """The stream that operations run on. All buffers of a process share it."""
+        return comm_stream_of(self.runtime)
 
     def barrier(self, use_comm_stream: bool = True, with_cpu_sync: bool = False, sequential: bool = True) -> None:
         self.runtime.barrier()
 
     @staticmethod
     def capture() -> EventHandle:
-        """An event for what the calling thread has done so far."""
+        """An event for what the current stream has been given so far."""
         return EventHandle()
 
     def dispatch(
@@ -210,16 +212,15 @@ class ElasticBuffer:
             do_expand=unless_cached(do_expand),
             do_zero_padding=unless_cached(do_zero_padding),
             use_tma_aligned_col_major_sf=unless_cached(use_tma_aligned_col_major_sf),
+            stream=operation_stream(),
         )
-        recv_x = to_torch(result.x, rows.dtype)
-        recv_sf = None if sf is None else to_torch(result.sf, sf.dtype)
-        return (
-            recv_x if sf is None else (recv_x, recv_sf),
-            to_torch(result.topk_idx),
-            to_torch(result.topk_weights),
-            EPHandle(result.handle) if handle is None else handle,
-            _overlap(result.event, x, topk_idx, topk_weights),
-        )
+        recv_x, recv_topk_idx, recv_topk_weights, recv_sf = dispatched(result)
+        if recv_x.dtype != rows.dtype:
+            recv_x = recv_x.view(rows.dtype)
+        if handle is None:
+            handle = EPHandle(result.handle, result.event if do_cpu_sync is False else None)
+        event = _overlap(result.event, async_with_compute_stream, x, topk_idx, topk_weights)
+        return recv_x if sf is None else (recv_x, recv_sf), recv_topk_idx, recv_topk_weights, handle, event
 
     def combine(
         self,
@@ -246,14 +247,15 @@ class ElasticBuffer:
             previous_event_before_epilogue=core_event(previous_event_before_epilogue),
             async_with_compute_stream=async_with_compute_stream,
             allocate_on_comm_stream=allocate_on_comm_stream,
+            stream=operation_stream(),
         )
-        return to_torch(result.x), to_torch(result.topk_weights), _overlap(result.event, x, topk_weights, bias)
+        return *combined(result), _overlap(result.event, async_with_compute_stream, x, topk_weights, bias)
 
     # What flexep has and DeepEP has not.
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         """Arena memory: an expert that writes its output here spares combine a copy."""
-        return to_torch(self.runtime.empty(shape, _CORE_DTYPES[dtype]))
+        return to_torch(self.runtime.empty(shape, _CORE_DTYPES[dtype], current_stream() or 0))
 
     def register_memory(self, memory: torch.Tensor) -> RegisteredMemory:
         """Lets combine read a tensor of whole pages in place, until the result ends."""
@@ -276,6 +278,12 @@ class ElasticBuffer:
     engram_write = engram_fetch = _missing
     pp_set_config = pp_send = pp_recv = _missing
     agrs_set_config = create_agrs_session = destroy_agrs_session = agrs_get_inplace_tensor = all_gather = _missing
+
+
+def comm_stream_of(buffer: CoreBuffer) -> torch.cuda.Stream:
+    if not buffer.comm_stream:
+        raise NotImplementedError("a CPU buffer has no CUDA stream: use previous_event and asynchronous operations")
+    return torch.cuda.ExternalStream(buffer.comm_stream, device=buffer.device)
 
 
 _CORE_DTYPES = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events of asynchronous operations. On the CPU the compute stream is the calling thread."""
+"""Events of asynchronous operations. The compute stream is PyTorch's current one; on the CPU, the calling thread."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any, Callable
 
 from .. import ElasticBuffer as CoreBuffer
 from .. import Event, InvalidArgument
+from .._torch_tensor import current_stream, let_current_stream_wait
 
 
 class EventHandle:
     """A moment that the compute stream can wait for; made without arguments, the present one."""
 
     def __init__(self, event: Event | None = None) -> None:
-        self.event = CoreBuffer.capture() if event is None else event
+        self.event = CoreBuffer.capture(current_stream()) if event is None else event
 
     def current_stream_wait(self) -> None:
-        self.event.wait()
+        let_current_stream_wait(self.event)
 
 
 class EventOverlap:

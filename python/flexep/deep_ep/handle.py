@@ -7,19 +7,20 @@ from functools import cached_property
 
 import torch
 
-from .. import DispatchHandle
+from .. import DispatchHandle, Event
 from .._torch_tensor import to_torch
 
 
 class EPHandle:
     """Made by ElasticBuffer.dispatch, for combine and cached dispatches. Symbols as in docs/layouts.md.
 
-    Tensors are shared with the dispatch, not copied. Without host sync the sizes are bounds, and counts can be read once
-    the dispatch's event is done.
+    Tensors are shared with the dispatch, not copied, except counts on a GPU, which are the host's. Without host sync the
+    sizes are bounds, and whoever reads a count waits for the dispatch.
     """
 
-    def __init__(self, core: DispatchHandle) -> None:
+    def __init__(self, core: DispatchHandle, event: Event | None = None) -> None:
         self.core = core
+        self._event = event  # after which counts are known, if that is not now
         self.do_expand: bool = core.do_expand
         self.num_experts: int = core.num_experts
         self.expert_alignment: int = core.expert_alignment
@@ -46,22 +47,22 @@ class EPHandle:
     @cached_property
     def psum_num_recv_tokens_per_rank(self) -> torch.Tensor:
         """int32 [R], inclusive prefix sum of tokens by source rank."""
-        return to_torch(self.core.psum_num_recv_tokens_per_rank)
+        return self._counts("psum_num_recv_tokens_per_rank")
 
     @cached_property
     def psum_num_recv_tokens_per_expert(self) -> torch.Tensor:
         """int32 [El]. Compact: inclusive prefix sum of aligned counts. Expanded: end of expert i's rows."""
-        return to_torch(self.core.psum_num_recv_tokens_per_expert)
+        return self._counts("psum_num_recv_tokens_per_expert")
 
     @cached_property
     def num_unaligned_recv_tokens_per_expert(self) -> torch.Tensor:
         """int32 [El], pairs that local expert i received."""
-        return to_torch(self.core.num_recv_tokens_per_expert)
+        return self._counts("num_recv_tokens_per_expert")
 
     @cached_property
     def num_dropped_tokens(self) -> torch.Tensor:
         """int32 [El], pairs that a limit dropped."""
-        return to_torch(self.core.num_dropped_tokens)
+        return self._counts("num_dropped_tokens")
 
     @cached_property
     def recv_src_metadata(self) -> torch.Tensor:
@@ -72,3 +73,8 @@ class EPHandle:
     def dst_buffer_slot_idx(self) -> torch.Tensor:
         """int32 [T, K], opaque; equal for cached dispatches."""
         return to_torch(self.core.dst_buffer_slot_idx)
+
+    def _counts(self, name: str) -> torch.Tensor:
+        if self._event:
+            self._event.wait()
+        return to_torch(getattr(self.core, name)).to(self.topk_idx.device)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._torch_tensor import to_torch
+from .._torch_tensor import dispatched
 
 
 class OwnExperts(NamedTuple):
@@ -38,8 +38,8 @@ class Received:
     """Outputs of a dispatch. Those that are not the engine's own are there after `fill`, which needs the rows to have arrived."""
 
     def __init__(self, result: Any, luggage: Luggage, own: OwnExperts, dtype: torch.dtype, num_rows: int = 0) -> None:
-        self._arrived = to_torch(result.x, dtype)
-        self._packed = to_torch(result.sf)
+        arrived, _, _, self._packed = dispatched(result)
+        self._arrived = arrived if arrived.dtype == dtype else arrived.view(dtype)
         self._num_packs, self._own = luggage.num_packs, own
         self._num_arrived = len(self._arrived)
         num_rows = max(num_rows, self._num_arrived)
@@ -51,7 +51,7 @@ class Received:
         if luggage.topk_idx is not None:
             num_topk = luggage.topk_idx.size(1)
             self.topk_idx = luggage.topk_idx.new_full((num_rows, num_topk), -1)
-            self.topk_weights = torch.zeros(num_rows, num_topk)
+            self.topk_weights = luggage.topk_weights.new_zeros((num_rows, num_topk), dtype=torch.float32)
 
     @property
     def x_and_scales(self) -> Any:

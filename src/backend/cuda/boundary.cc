@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backend/cuda/check_cuda.h"
+#include "backend/cuda/device_arena.h"
 #include "backend/cuda/stream_moment.h"
 #include "common/check.h"
 #include "flexep/cuda.h"
@@ -72,6 +73,23 @@ void wait(const Event& event, cudaStream_t stream) {
   } else {
     event.wait();
   }
+}
+
+void wait(const Tensor& tensor, cudaStream_t stream) {
+  DeviceArena::visit_arena_of(tensor.data(), [&](const DeviceArena& arena) {
+    const DeviceGuard guard(tensor.device().index);
+    StreamEvent(arena.stream()).hold_back(stream);
+  });
+}
+
+void record_stream(const Tensor& tensor, cudaStream_t stream) {
+  DeviceArena::visit_arena_of(tensor.data(),
+                              [&](DeviceArena& arena) { arena.record_stream(tensor.data(), stream); });
+}
+
+cudaStream_t communication_stream(Device device) {
+  const DeviceGuard guard(device.index);
+  return living_communication_stream().get();
 }
 
 Tensor empty(const Shape& shape, DType dtype, Device device) {

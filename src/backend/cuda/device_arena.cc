@@ -14,6 +14,16 @@ namespace {
 // Growth is rare, and each makes the other ranks map something.
 constexpr std::size_t kMinGrowth = 64 << 20;
 
+struct ArenasOfProcess {
+  std::mutex mutex;
+  std::vector<DeviceArena*> arenas;
+};
+
+ArenasOfProcess& arenas_of_process() {
+  static ArenasOfProcess all;
+  return all;
+}
+
 }  // namespace
 
 DeviceArena::DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::shared_ptr<DeviceRange> range,
@@ -22,7 +32,33 @@ DeviceArena::DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::s
       stream_(std::move(stream)),
       range_(std::move(range)),
       max_bytes_(max_bytes),
-      publish_(std::move(publish)) {}
+      publish_(std::move(publish)) {
+  ArenasOfProcess& all = arenas_of_process();
+  const std::lock_guard lock(all.mutex);
+  all.arenas.push_back(this);
+}
+
+DeviceArena::~DeviceArena() {
+  ArenasOfProcess& all = arenas_of_process();
+  const std::lock_guard lock(all.mutex);
+  std::erase(all.arenas, this);
+}
+
+void DeviceArena::visit_arena_of(const void* data, const std::function<void(DeviceArena&)>& visitor) {
+  ArenasOfProcess& all = arenas_of_process();
+  const std::lock_guard lock(all.mutex);
+  for (DeviceArena* arena : all.arenas) {
+    if (arena->locate(data, 1)) return visitor(*arena);
+  }
+}
+
+void DeviceArena::record_stream(const void* data, cudaStream_t stream) {
+  const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(data) - range_->begin());
+  const std::lock_guard lock(mutex_);
+  const auto [first, last] = recorded_streams_.equal_range(offset);
+  if (std::none_of(first, last, [&](const auto& recorded) { return recorded.second == stream; }))
+    recorded_streams_.emplace(offset, stream);
+}
 
 DeviceArena::Block DeviceArena::reserve(std::size_t num_bytes, cudaStream_t stream) {
   num_bytes = align_up(std::max(num_bytes, std::size_t{1}), kGranularity);
@@ -76,6 +112,11 @@ void DeviceArena::give_back(std::size_t offset, std::size_t num_bytes,
     const DeviceGuard guard(device_);
     Pieces::Piece piece{offset, num_bytes, {}};
     for (const cudaStream_t user : users) piece.fences.push_back(std::make_shared<const StreamEvent>(user));
+    const auto first = recorded_streams_.lower_bound(offset);
+    const auto last = recorded_streams_.lower_bound(offset + num_bytes);
+    for (auto recorded = first; recorded != last; ++recorded)
+      piece.fences.push_back(std::make_shared<const StreamEvent>(recorded->second));
+    recorded_streams_.erase(first, last);
     free_.give(std::move(piece));
   } catch (const Error&) {
     is_abandoned_ = true;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -62,6 +63,16 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
   ///                   the other ranks.
   DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::shared_ptr<DeviceRange> range,
               std::size_t max_bytes, std::function<void()> publish);
+  ~DeviceArena();
+  DeviceArena(const DeviceArena&) = delete;
+  DeviceArena& operator=(const DeviceArena&) = delete;
+
+  /// Calls visitor(arena) with the arena of this process in whose range `data` lies, if there is one.
+  static void visit_arena_of(const void* data, const std::function<void(DeviceArena&)>& visitor);
+  /// As Block::add_user, for who knows an address in the block alone.
+  void record_stream(const void* data, cudaStream_t stream);
+  /// The communication stream, on which operations write memory of the arena.
+  cudaStream_t stream() const { return stream_.get(); }
 
   /// A block for use on `stream`. @throws OutOfMemory.
   Block reserve(std::size_t num_bytes, cudaStream_t stream);
@@ -93,6 +104,8 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
   mutable std::mutex mutex_;
   bool is_abandoned_ = false;
   Pieces free_;
+  /// Streams that were recorded by an address, which they stand behind, until its block goes back.
+  std::multimap<std::size_t, cudaStream_t> recorded_streams_;
 };
 
 }  // namespace flexep::cuda

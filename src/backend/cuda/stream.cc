@@ -6,6 +6,16 @@
 #include "backend/cuda/check_cuda.h"
 
 namespace flexep::cuda {
+namespace {
+
+std::weak_ptr<CUstream_st>& stream_of_this_thread() {
+  thread_local std::map<int, std::weak_ptr<CUstream_st>> streams;
+  int device = 0;
+  check(cudaGetDevice(&device), "name the current device");
+  return streams[device];
+}
+
+}  // namespace
 
 DeviceGuard::DeviceGuard(int device) {
   check(cudaGetDevice(&previous_), "name the current device");
@@ -42,18 +52,19 @@ void StreamEvent::hold_back(cudaStream_t stream) const {
   check(cudaStreamWaitEvent(stream, event_), "let a stream wait");
 }
 
+std::shared_ptr<CUstream_st> living_communication_stream() {
+  return stream_of_this_thread().lock();
+}
+
 std::shared_ptr<CUstream_st> communication_stream() {
-  thread_local std::map<int, std::weak_ptr<CUstream_st>> streams;
-  int device = 0;
-  check(cudaGetDevice(&device), "name the current device");
-  if (auto stream = streams[device].lock()) return stream;
+  if (auto stream = living_communication_stream()) return stream;
   int lowest = 0, highest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "name the priorities of streams");
   cudaStream_t stream = nullptr;
   // First in line: while rows are late, others wait.
   check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, highest), "make a stream");
   const std::shared_ptr<CUstream_st> shared(stream, cudaStreamDestroy);
-  streams[device] = shared;
+  stream_of_this_thread() = shared;
   return shared;
 }
 

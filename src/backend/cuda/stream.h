@@ -43,5 +43,7 @@ class StreamEvent {
 /// so that kernels that wait for other ranks are in one order on every rank. Does not wait for the default
 /// stream.
 std::shared_ptr<CUstream_st> communication_stream();
+/// The same if a buffer has it already, else null.
+std::shared_ptr<CUstream_st> living_communication_stream();
 
 }  // namespace flexep::cuda
