@@ -84,7 +84,7 @@ TEST_F(BenchTest, ARoundTripIsComparedWithABarrierAndTheCopies) {
 TEST_F(BenchTest, EveryLayoutInputAndTransportIsVerified) {
   for (const char* transport : {"shm", "in_process"}) {
     for (const char* layout : {"compact", "expanded"}) {
-      for (const char* input : {"arena", "ordinary"}) {
+      for (const char* input : {"arena", "ordinary", "registered"}) {
         const json run = results_of({"--transport", transport, "--layout", layout, "--input", input});
         for (const json& result : run["results"]) EXPECT_EQ(result["verified"], true) << result.dump();
       }
@@ -95,6 +95,23 @@ TEST_F(BenchTest, EveryLayoutInputAndTransportIsVerified) {
 TEST_F(BenchTest, OrdinaryInputOfCombineIsStaged) {
   const json run = results_of({"--ops", "combine", "--input", "ordinary"});
   EXPECT_GT(run["results"][0]["staging_bytes"], 0);
+}
+
+TEST_F(BenchTest, WithoutHostSyncWhatArrivesIsVerified) {
+  for (const char* layout : {"compact", "expanded"}) {
+    const json run = results_of({"--sync", "none", "--layout", layout});
+    for (const json& result : run["results"]) {
+      EXPECT_EQ(result["verified"], true) << result.dump();
+      EXPECT_EQ(result["sync"], "none");
+    }
+  }
+}
+
+TEST_F(BenchTest, OnlyActiveRanksHaveTokens) {
+  const json run = results_of({"--ranks", "4", "--active-ranks", "1", "--transport", "in_process"});
+  for (const json& result : run["results"]) EXPECT_EQ(result["verified"], true) << result.dump();
+  EXPECT_EQ(run["results"][0]["num_active_ranks"], 1);
+  EXPECT_EQ(run["results"][0]["bytes_read"], 33 * 64 * 2);
 }
 
 TEST_F(BenchTest, Fp8RowsAreVerifiedWithTheirScalingFactorsInBothLayouts) {
@@ -212,6 +229,9 @@ INSTANTIATE_TEST_SUITE_P(
                       WrongUse{{"--transport", "pigeon"}, 2, {"--transport pigeon", "shm"}},
                       WrongUse{{"--ranks", "0"}, 2, {"--ranks 0"}},
                       WrongUse{{"--ranks", "3"}, 2, {"--experts 64", "--ranks 3"}},
+                      WrongUse{{"--graph", "1"}, 2, {"--graph 1", "--device cuda"}},
+                      WrongUse{{"--sync", "soon"}, 2, {"--sync soon", "none"}},
+                      WrongUse{{"--active-ranks", "3"}, 2, {"--active-ranks 3"}},
                       WrongUse{{"--tokens", "-1"}, 2, {"--tokens -1"}},
                       WrongUse{{"--hidden", "12"}, 2, {"--hidden 12", "16 bytes"}},
                       WrongUse{{"--ffn", "0"}, 2, {"--ffn 0"}},

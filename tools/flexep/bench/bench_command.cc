@@ -99,9 +99,21 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
       "dispatch does only to find mistakes), baseline_alltoallv, layer (a MoE layer, forward and backward, "
       "with every dispatcher; its router decides the routing)")
       ->delimiter(',');
-  add("--input", options->input, "Where inputs lie: arena or ordinary memory");
+  add("--input", options->input, "Where inputs lie: arena, ordinary or registered memory");
+  add("--sync", options->sync,
+      "host: a dispatch waits for the counts, and its outputs have the size that arrives; none: it does not, "
+      "and they have room for all that may arrive");
+  add("--graph", options->num_ops_per_graph,
+      "On a GPU: captures so many operations into a CUDA graph and times its replays, per operation; 0 = no "
+      "graph. With "
+      "--sync none. In the end rows are verified with other ids than those that were captured");
+  add("--active-ranks", options->num_active_ranks,
+      "How many ranks have tokens, the first ones; 0 = all. With fewer than all, what each thread or "
+      "multiprocessor of "
+      "those moves is printed, too");
   add("--routing", options->routing, "uniform, or zipf:S: expert e is chosen in proportion to 1 / (e + 1)^S");
-  add("--num-sms", options->num_sms, "Threads of each rank, 0 = cores / ranks");
+  add("--num-sms", options->num_sms,
+      "Threads, or multiprocessors of a GPU, of each rank; 0 = the library's default");
   add("--warmup", options->num_warmups, "Iterations that do not count");
   add("--iters", options->num_iters, "Iterations that count");
   add("--seed", options->seed, "Decides routing and rows");

@@ -3,26 +3,34 @@
 
 #include "bench/check_cost.h"
 #include "bench/copy_floor.h"
+#include "bench/graphed_operation.h"
 #include "device.h"
 
 namespace flexep::tool {
 namespace {
 
-class Dispatch : public BenchOperation {
+/// An operation of the buffer. On a GPU the host starts it, and then waits.
+class BufferOperation : public BenchOperation {
  public:
-  explicit Dispatch(BenchRank& rank) : rank_(rank) {}
+  explicit BufferOperation(BenchRank& rank) : rank_(rank) {}
+  void finish() override { rank_.placement.synchronise(); }
+
+ protected:
+  BenchRank& rank_;
+};
+
+class Dispatch : public BufferOperation {
+ public:
+  using BufferOperation::BufferOperation;
   std::string_view name() const override { return "dispatch"; }
-  void run() override {
-    result_ = rank_.buffer.dispatch(rank_.fresh_dispatch());
-    rank_.placement.synchronise();
-  }
+  void enqueue() override { result_ = rank_.buffer.dispatch(rank_.fresh_dispatch()); }
   void discard() override { result_ = {}; }
+  bool reads_ids() const override { return true; }
   Finding check() const override { return rank_.check.check_dispatch(rank_.fetch(result_)); }
   void run_floor() override { rank_.run_dispatch_floor(); }
   void run_baseline() override { rank_.baseline->dispatch(rank_.x); }
 
  protected:
-  BenchRank& rank_;
   DispatchResult result_;
 };
 
@@ -31,19 +39,18 @@ class CachedDispatch final : public Dispatch {
  public:
   using Dispatch::Dispatch;
   std::string_view name() const override { return "cached_dispatch"; }
-  void run() override {
+  void enqueue() override {
     result_ = rank_.buffer.dispatch({.x = rank_.x, .sf = rank_.sf, .handle = rank_.handle});
-    rank_.placement.synchronise();
   }
+  bool reads_ids() const override { return false; }
 };
 
-class Combine final : public BenchOperation {
+class Combine final : public BufferOperation {
  public:
-  explicit Combine(BenchRank& rank) : rank_(rank) {}
+  using BufferOperation::BufferOperation;
   std::string_view name() const override { return "combine"; }
-  void run() override {
+  void enqueue() override {
     x_ = rank_.buffer.combine({.x = rank_.expert_outputs, .handle = rank_.handle}).x;
-    rank_.placement.synchronise();
   }
   void discard() override { x_ = {}; }
   Finding check() const override { return rank_.check.check_combine(rank_.placement.fetch(x_)); }
@@ -51,21 +58,20 @@ class Combine final : public BenchOperation {
   void run_baseline() override { rank_.baseline->combine(); }
 
  private:
-  BenchRank& rank_;
   Tensor x_;
 };
 
 /// Dispatch, and combine of what it brought.
-class RoundTrip final : public BenchOperation {
+class RoundTrip final : public BufferOperation {
  public:
-  explicit RoundTrip(BenchRank& rank) : rank_(rank) {}
+  using BufferOperation::BufferOperation;
   std::string_view name() const override { return "round_trip"; }
-  void run() override {
+  void enqueue() override {
     const DispatchResult received = rank_.buffer.dispatch(rank_.fresh_dispatch());
     x_ = rank_.buffer.combine({.x = received.x, .handle = received.handle}).x;
-    rank_.placement.synchronise();
   }
   void discard() override { x_ = {}; }
+  bool reads_ids() const override { return true; }
   Finding check() const override { return rank_.check.check_round_trip(rank_.placement.fetch(x_)); }
   void run_floor() override {
     rank_.run_dispatch_floor();
@@ -83,7 +89,6 @@ class RoundTrip final : public BenchOperation {
   }
 
  private:
-  BenchRank& rank_;
   Tensor x_;
 };
 
@@ -92,7 +97,7 @@ class Exchange final : public BenchOperation {
  public:
   explicit Exchange(BenchRank& rank) : rank_(rank) {}
   std::string_view name() const override { return "exchange"; }
-  void run() override {
+  void enqueue() override {
     result_ = rank_.buffer.dispatch({.x = rank_.x.rows(0, 0),
                                      .topk_idx = rank_.topk_idx.rows(0, 0),
                                      .num_experts = rank_.options.num_experts,
@@ -115,7 +120,7 @@ class BaselineRoundTrip final : public BenchOperation {
  public:
   explicit BaselineRoundTrip(BenchRank& rank) : rank_(rank) {}
   std::string_view name() const override { return "baseline_alltoallv"; }
-  void run() override {
+  void enqueue() override {
     rank_.baseline->dispatch(rank_.x);
     rank_.baseline->combine();
   }
@@ -147,6 +152,18 @@ std::vector<float> weights_of(const Workload& workload, int rank) {
   return weights;
 }
 
+/// The registration ends before its memory goes.
+struct RegisteredPages {
+  conformance::Pages pages;
+  RegisteredMemory registration;
+};
+
+ElasticBufferConfig config_of(const BenchOptions& options, Device device) {
+  return {.device = device,
+          .num_max_tokens_per_rank = options.do_cpu_sync() ? 0 : options.num_tokens,
+          .num_sms = options.num_sms};
+}
+
 }  // namespace
 
 BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& communicator)
@@ -155,20 +172,23 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
       workload(options),
       check(options, workload, comm.rank()),
       placement(device_of(options.device)),
-      buffer(comm, {.device = placement.device(), .num_sms = options.num_sms}) {
-  const Shape pairs({options.num_tokens, options.num_topk});
+      buffer(comm, config_of(options, placement.device())) {
+  const std::int64_t num_tokens = options.num_tokens_of(comm.rank());
+  const Shape pairs({num_tokens, options.num_topk});
   const std::vector<float> weights = weights_of(workload, comm.rank());
   topk_idx = placement.put(Tensor::from_values(workload.topk_idx(comm.rank()), pairs));
   topk_weights = placement.put(Tensor::from_values(std::span(weights), pairs));
-  x = make_input({options.num_tokens, options.hidden}, [&](const Tensor& rows) { check.write_inputs(rows); });
+  x = make_input({num_tokens, options.hidden}, num_tokens,
+                 [&](const Tensor& rows) { check.write_inputs(rows); });
   if (options.num_sf_packs() > 0) {
-    const Tensor scales = Tensor::empty({options.num_tokens, options.num_sf_packs()}, DType::kFloat32);
+    const Tensor scales = Tensor::empty({num_tokens, options.num_sf_packs()}, DType::kFloat32);
     check.write_scales(scales);
     sf = placement.put(scales);
   }
 
-  handle = buffer.dispatch(fresh_dispatch()).handle;
-  expert_outputs = make_input({handle.num_rows(), options.hidden},
+  const DispatchResult received = buffer.dispatch(fresh_dispatch());
+  handle = received.handle;
+  expert_outputs = make_input(received.x.shape(), num_received(),
                               [&](const Tensor& rows) { check.write_expert_outputs(rows); });
 
   if (placement.device().is_host()) {
@@ -187,41 +207,66 @@ DispatchArgs BenchRank::fresh_dispatch() const {
           .topk_idx = topk_idx,
           .topk_weights = topk_weights,
           .num_experts = options.num_experts,
-          .do_expand = options.do_expand()};
+          .do_expand = options.do_expand(),
+          .do_cpu_sync = options.do_cpu_sync()};
 }
 
 void BenchRank::run_dispatch_floor() const {
   floor->dispatch(static_cast<const std::byte*>(x.data()), static_cast<const std::byte*>(sf.data()));
 }
 
+// Without host sync, outputs have room for more.
 DispatchResult BenchRank::fetch(const DispatchResult& result) const {
+  const auto arrived = [&](const Tensor& tensor) {
+    const bool has_room = tensor && tensor.size(0) > num_received() && !options.do_cpu_sync();
+    return placement.fetch(has_room ? tensor.rows(0, num_received()) : tensor);
+  };
   DispatchResult fetched = result;
-  fetched.x = placement.fetch(result.x);
-  fetched.sf = placement.fetch(result.sf);
-  fetched.topk_idx = placement.fetch(result.topk_idx);
-  fetched.topk_weights = placement.fetch(result.topk_weights);
+  fetched.x = arrived(result.x);
+  fetched.sf = arrived(result.sf);
+  fetched.topk_idx = arrived(result.topk_idx);
+  fetched.topk_weights = arrived(result.topk_weights);
   return fetched;
 }
 
-Tensor BenchRank::make_input(const Shape& shape, const std::function<void(const Tensor&)>& write) {
-  const DType dtype = options.element_type();
+void BenchRank::reroute(std::uint64_t seed) {
+  workload = Workload(options, seed);
+  placement.write(topk_idx, Tensor::from_values(workload.topk_idx(comm.rank()), topk_idx.shape()));
+}
+
+Tensor BenchRank::make_input(const Shape& shape, std::int64_t num_written,
+                             const std::function<void(const Tensor&)>& write) {
+  const Tensor input = empty_input(shape);
   if (placement.device().is_host()) {
-    const Tensor input = options.is_arena_input() ? buffer.empty(shape, dtype) : Tensor::empty(shape, dtype);
-    write(input);
+    write(input.rows(0, num_written));
     return input;
   }
-  const Tensor rows = Tensor::empty(shape, dtype);
+  const Tensor rows = Tensor::empty({num_written, shape[1]}, options.element_type());
   write(rows);
-  if (!options.is_arena_input()) return placement.put(rows);
-  const Tensor input = buffer.empty(shape, dtype);
-  placement.write(input, rows);
+  placement.write(input.rows(0, num_written), rows);
   return input;
+}
+
+Tensor BenchRank::empty_input(const Shape& shape) {
+  const DType dtype = options.element_type();
+  if (options.input == "arena") return buffer.empty(shape, dtype);
+  if (options.input == "ordinary") return placement.empty(shape, dtype);
+  const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
+  auto pages = std::make_shared<RegisteredPages>(RegisteredPages{placement.pages(num_bytes), {}});
+  void* const memory = pages->pages.memory.get();
+  pages->registration = buffer.register_memory(memory, pages->pages.num_bytes);
+  return Tensor::from_memory(memory, shape, dtype, pages, placement.device());
 }
 
 std::vector<std::unique_ptr<BenchOperation>> make_operations(BenchRank& rank) {
   std::vector<std::unique_ptr<BenchOperation>> operations;
-  for (const auto& op : rank.options.ops)
-    if (op != "layer") operations.push_back(make_operation(op, rank));
+  for (const auto& op : rank.options.ops) {
+    if (op == "layer") continue;
+    operations.push_back(make_operation(op, rank));
+    if (rank.options.num_ops_per_graph > 0)
+      operations.back() =
+          make_graphed_operation(std::move(operations.back()), rank.options.num_ops_per_graph);
+  }
   return operations;
 }
 

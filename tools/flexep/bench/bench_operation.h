@@ -26,7 +26,12 @@ struct BenchRank {
   void run_dispatch_floor() const;
   /// The result as the host reads it.
   DispatchResult fetch(const DispatchResult& result) const;
-  Tensor make_input(const Shape& shape, const std::function<void(const Tensor&)>& write);
+  /// Rows that this rank receives.
+  std::int64_t num_received() const {
+    return static_cast<std::int64_t>(workload.received_by(comm.rank()).size());
+  }
+  /// Other ids from now on, in the same tensor; `workload` and `check` follow.
+  void reroute(std::uint64_t seed);
 
   const BenchOptions& options;
   Communicator comm;
@@ -42,6 +47,12 @@ struct BenchRank {
   Tensor expert_outputs;  ///< a row for each row of that dispatch
   std::unique_ptr<Floor> floor;
   std::unique_ptr<AlltoallvBaseline> baseline;  ///< null unless asked for
+
+ private:
+  /// Rows where --input says, the first `num_written` of them written by `write`.
+  Tensor make_input(const Shape& shape, std::int64_t num_written,
+                    const std::function<void(const Tensor&)>& write);
+  Tensor empty_input(const Shape& shape);
 };
 
 /// Something that is timed, beside the loops that it is compared with. All are collective.
@@ -51,8 +62,18 @@ class BenchOperation {
 
   virtual std::string_view name() const = 0;
   /// The whole operation, to the arrival of its rows; the output is kept until discard().
-  virtual void run() = 0;
+  void run() {
+    enqueue();
+    finish();
+  }
+  /// Starts it; on a GPU that may be all that the host has to do.
+  virtual void enqueue() = 0;
+  virtual void finish() {}
   virtual void discard() = 0;
+  /// How many operations a run is.
+  virtual int num_operations() const { return 1; }
+  /// Whether the output depends on what the ids are at that moment.
+  virtual bool reads_ids() const { return false; }
   /// Holds the output of the last run against what it has to be.
   virtual Finding check() const = 0;
   /// Whether there is something to compare it with.

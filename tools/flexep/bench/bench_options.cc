@@ -23,9 +23,12 @@ void require(bool condition, std::string_view option, const auto& value, std::st
   if (!condition) throw UsageError(fmt::format("{} {}: {}", option, value, rule));
 }
 
+bool is_any_of(const std::string& value, const Words& words) {
+  return std::find(words.begin(), words.end(), value) != words.end();
+}
+
 void require_one_of(std::string_view option, const std::string& value, const Words& words) {
-  const bool is_known = std::find(words.begin(), words.end(), value) != words.end();
-  require(is_known, option, value, fmt::format("not one of {}", fmt::join(words, ", ")));
+  require(is_any_of(value, words), option, value, fmt::format("not one of {}", fmt::join(words, ", ")));
 }
 
 void require_range(std::string_view option, int value, int lowest, int highest) {
@@ -65,6 +68,23 @@ void validate_ops(const BenchOptions& options) {
   if (!AlltoallvBaseline::is_available()) {
     throw NotAvailable("--ops baseline_alltoallv: this binary was built without MPI");
   }
+}
+
+void validate_graph(const BenchOptions& options) {
+  require_range("--graph", options.num_ops_per_graph, 0, 1000);
+  if (options.num_ops_per_graph == 0) return;
+  require(options.device == "cuda", "--graph", options.num_ops_per_graph, "needs --device cuda");
+  require(!options.do_cpu_sync(), "--graph", options.num_ops_per_graph, "needs --sync none");
+  for (const auto& op : options.ops)
+    require(is_any_of(op, {"dispatch", "cached_dispatch", "combine", "round_trip"}), "--ops", op,
+            "cannot be captured into a graph");
+}
+
+void validate_active_ranks(const BenchOptions& options) {
+  require_range("--active-ranks", options.num_active_ranks, 0, options.num_ranks);
+  for (const auto& op : options.ops)
+    require(!options.has_idle_ranks() || !is_any_of(op, {"baseline_alltoallv", "layer"}), "--ops", op,
+            "is not measured with --active-ranks");
 }
 
 /// Before minutes of measuring, not after.
@@ -109,9 +129,12 @@ void validate(const BenchOptions& options) {
   device_of(options.device);
   require_one_of("--transport", options.transport, {"shm", "in_process"});
   require_one_of("--layout", options.layout, {"compact", "expanded"});
-  require_one_of("--input", options.input, {"arena", "ordinary"});
+  require_one_of("--input", options.input, {"arena", "ordinary", "registered"});
+  require_one_of("--sync", options.sync, {"host", "none"});
   validate_shape(options);
   validate_ops(options);
+  validate_graph(options);
+  validate_active_ranks(options);
   options.zipf_exponent();
   require_range("--num-sms", options.num_sms, 0, 1024);
   require_range("--warmup", options.num_warmups, 0, 1 << 20);

@@ -25,6 +25,9 @@ struct BenchOptions {
   std::string layout = "compact";
   std::vector<std::string> ops = {"dispatch", "cached_dispatch", "combine", "round_trip"};
   std::string input = "arena";
+  std::string sync = "host";
+  int num_ops_per_graph = 0;  ///< 0 = operations are called one by one
+  int num_active_ranks = 0;   ///< ranks that have tokens, the first ones; 0 = all
   std::string routing = "uniform";
   int num_sms = 0;
   int num_warmups = 5;
@@ -36,7 +39,9 @@ struct BenchOptions {
   /// Whether any operation is one of a buffer, not of a layer.
   bool has_buffer_op() const;
   bool do_expand() const { return layout == "expanded"; }
-  bool is_arena_input() const { return input == "arena"; }
+  bool do_cpu_sync() const { return sync == "host"; }
+  bool has_idle_ranks() const { return num_active_ranks > 0 && num_active_ranks < num_ranks; }
+  int num_tokens_of(int rank) const { return has_idle_ranks() && rank >= num_active_ranks ? 0 : num_tokens; }
   /// @throws UsageError.
   DType element_type() const;
   std::size_t row_bytes() const { return static_cast<std::size_t>(hidden) * size_of(element_type()); }

@@ -6,7 +6,7 @@
 
 namespace flexep::tool {
 
-void CheckCost::run() {
+void CheckCost::enqueue() {
   const RankContext context{.rank = rank_.comm.rank(), .num_ranks = rank_.comm.num_ranks()};
   const DispatchArgs args = rank_.fresh_dispatch();
   const DispatchRequest request = resolve_dispatch(args, context);
@@ -30,7 +30,7 @@ std::vector<std::int32_t> CheckCost::count_unchecked() const {
   std::vector<std::int32_t> last_token_of_rank(static_cast<std::size_t>(shape.num_ranks), -1);
   const auto ids = rank_.topk_idx.values<std::int64_t>();
   const auto num_topk = static_cast<std::size_t>(rank_.options.num_topk);
-  for (int token = 0; token < rank_.options.num_tokens; ++token) {
+  for (int token = 0; token < rank_.options.num_tokens_of(rank_.comm.rank()); ++token) {
     for (const std::int64_t id : ids.subspan(static_cast<std::size_t>(token) * num_topk, num_topk)) {
       if (id == -1) continue;
       const auto expert = static_cast<std::size_t>(id);

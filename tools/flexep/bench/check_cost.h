@@ -15,7 +15,7 @@ class CheckCost final : public BenchOperation {
   explicit CheckCost(BenchRank& rank) : rank_(rank) {}
 
   std::string_view name() const override { return "checks"; }
-  void run() override;
+  void enqueue() override;
   void discard() override { counts_.clear(); }
   Finding check() const override;
   void run_floor() override { unchecked_counts_ = count_unchecked(); }

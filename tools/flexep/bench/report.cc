@@ -42,6 +42,20 @@ double over_barrier_and_copies(const BenchResult& result) {
   return result.times.median_us / result.barrier_and_copies->median_us;
 }
 
+/// What each thread, or multiprocessor, of the ranks with tokens moves: GB/s, read and written.
+struct RatePerSm {
+  double all = 0;
+  double written = 0;
+};
+
+RatePerSm rate_per_sm(const BenchOptions& options, const BenchResult& result) {
+  const double num_sms = options.num_active_ranks * result.num_sms;
+  const auto rate = [&](std::int64_t num_bytes) {
+    return static_cast<double>(num_bytes) / (result.times.median_us * 1000) / num_sms;
+  };
+  return {rate(result.bytes->bytes_read + result.bytes->bytes_written), rate(result.bytes->bytes_written)};
+}
+
 Json median_or_null(const std::optional<Times>& times) {
   return times ? Json(times->median_us) : Json();
 }
@@ -63,6 +77,9 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"layout", options.layout},
           {"routing", options.routing},
           {"input", options.input},
+          {"sync", options.sync},
+          {"ops_per_graph", options.num_ops_per_graph},
+          {"num_active_ranks", options.has_idle_ranks() ? options.num_active_ranks : options.num_ranks},
           {"num_sms", result.num_sms},
           {"iters", options.num_iters},
           {"seed", options.seed},
@@ -109,12 +126,21 @@ std::string number_or_dash(const std::optional<double>& value, int num_decimals)
   return value ? fmt::format("{:.{}f}", *value, num_decimals) : "-";
 }
 
+/// What is not as usual.
+void print_variant(const BenchOptions& options) {
+  if (!options.do_cpu_sync()) fmt::print("no host sync");
+  if (options.num_ops_per_graph > 0)
+    fmt::print(", {} operations in a graph, per operation", options.num_ops_per_graph);
+  if (!options.do_cpu_sync()) fmt::print("\n");
+}
+
 void print_table(const BenchOptions& options, const std::vector<BenchResult>& results) {
   fmt::print(
       "{} ranks ({}), {} tokens each, hidden {}, {}, top-{} of {} experts, {}, {} routing, {} input; us, "
       "slowest rank\n",
       options.num_ranks, options.transport, options.num_tokens, options.hidden, options.dtype,
       options.num_topk, options.num_experts, options.layout, options.routing, options.input);
+  print_variant(options);
   constexpr auto kRow = "{:<19} {:>10} {:>10} {:>10} {:>10} {:>9} {:>10} {:>8}  {}\n";
   fmt::print(kRow, "op", "median", "p99", "min", "floor", "of floor", "baseline", "speedup", "verified");
   for (const BenchResult& result : results) {
@@ -130,6 +156,12 @@ void print_table(const BenchOptions& options, const std::vector<BenchResult>& re
     if (!result.barrier_and_copies) continue;
     fmt::print("{}: {:.2f} times a barrier and the copies ({:.1f} us)\n", result.op,
                over_barrier_and_copies(result), result.barrier_and_copies->median_us);
+  }
+  for (const BenchResult& result : results) {
+    if (!options.has_idle_ranks() || !result.bytes) continue;
+    const RatePerSm rate = rate_per_sm(options, result);
+    fmt::print("{}: {} active rank(s), {} SMs each: {:.1f} GB/s per SM, {:.1f} of them written\n", result.op,
+               options.num_active_ranks, result.num_sms, rate.all, rate.written);
   }
   const BenchResult* checks = find_op(results, "checks");
   const BenchResult* dispatch = find_op(results, "dispatch");

@@ -15,6 +15,12 @@ struct Times {
   double p99_us = 0;
   double min_us = 0;
   double cpu_us = 0;  ///< median of what the ranks' calling threads were busy, per rank
+
+  /// Of one of `num_operations` that were timed together.
+  Times& operator/=(int num_operations) {
+    for (double* time : {&median_us, &p99_us, &min_us, &cpu_us}) *time /= num_operations;
+    return *this;
+  }
 };
 
 /// When this rank ran something, in nanoseconds of a clock that the ranks of one machine share.

@@ -8,13 +8,13 @@
 
 namespace flexep::tool {
 
-Workload::Workload(const BenchOptions& options)
+Workload::Workload(const BenchOptions& options, std::uint64_t seed)
     : num_ranks_(options.num_ranks),
-      num_tokens_(options.num_tokens),
       num_topk_(options.num_topk),
       num_experts_(options.num_experts),
       num_local_experts_(options.num_experts / options.num_ranks) {
-  draw_routing(options.zipf_exponent(), options.seed);
+  for (int rank = 0; rank < num_ranks_; ++rank) num_tokens_.push_back(options.num_tokens_of(rank));
+  draw_routing(options.zipf_exponent(), seed);
   for (int rank = 0; rank < num_ranks_; ++rank) {
     received_.push_back(options.do_expand() ? received_per_pair_by(rank) : received_once_by(rank));
   }
@@ -32,7 +32,7 @@ void Workload::draw_routing(double zipf_exponent, std::uint64_t seed) {
   };
   for (int rank = 0; rank < num_ranks_; ++rank) {
     auto& ids = topk_idx_.emplace_back();
-    for (int token = 0; token < num_tokens_; ++token) {
+    for (int token = 0; token < num_tokens(rank); ++token) {
       for (std::size_t e = 0; e < keys.size(); ++e) {
         keys[e] = gumbel(random) - zipf_exponent * std::log(static_cast<double>(e + 1));
       }
@@ -56,7 +56,7 @@ bool Workload::goes_to(int src_rank, int token, int rank) const {
 std::vector<RowOrigin> Workload::received_once_by(int rank) const {
   std::vector<RowOrigin> rows;
   for (int src_rank = 0; src_rank < num_ranks_; ++src_rank) {
-    for (int token = 0; token < num_tokens_; ++token) {
+    for (int token = 0; token < num_tokens(src_rank); ++token) {
       if (goes_to(src_rank, token, rank)) rows.push_back({src_rank, token, 0});
     }
   }
@@ -81,7 +81,7 @@ std::vector<RowOrigin> Workload::received_per_pair_by(int rank) const {
 }
 
 std::vector<std::vector<RowPlace>> Workload::places_of(int rank) const {
-  std::vector<std::vector<RowPlace>> places(static_cast<std::size_t>(num_tokens_));
+  std::vector<std::vector<RowPlace>> places(static_cast<std::size_t>(num_tokens(rank)));
   for (int destination = 0; destination < num_ranks_; ++destination) {
     const auto& rows = received_by(destination);
     for (std::size_t row = 0; row < rows.size(); ++row) {

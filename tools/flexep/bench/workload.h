@@ -27,7 +27,9 @@ struct RowPlace {
 /// purpose.
 class Workload {
  public:
-  explicit Workload(const BenchOptions& options);
+  explicit Workload(const BenchOptions& options) : Workload(options, options.seed) {}
+  /// With other ids than options.seed gives.
+  Workload(const BenchOptions& options, std::uint64_t seed);
 
   /// [T, K] of a rank.
   std::span<const std::int64_t> topk_idx(int rank) const;
@@ -54,8 +56,10 @@ class Workload {
   bool goes_to(int src_rank, int token, int rank) const;
   std::vector<RowOrigin> received_per_pair_by(int rank) const;
 
+  int num_tokens(int rank) const { return num_tokens_[static_cast<std::size_t>(rank)]; }
+
   int num_ranks_;
-  int num_tokens_;
+  std::vector<int> num_tokens_;  ///< by rank
   int num_topk_;
   int num_experts_;
   std::int64_t num_local_experts_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conformance/cuda_memory.h"
 
+#include <algorithm>
 #include <array>
 
 #include "flexep/cuda.h"
@@ -30,6 +31,20 @@ Tensor put_on_cuda(const Tensor& on_host, Device device) {
   const Shape kept(
       std::span<const std::int64_t>(strides.data(), static_cast<std::size_t>(on_host.num_dims())));
   return Tensor::from_memory(copy.data(), on_host.shape(), kept, on_host.dtype(), copy.owner(), device);
+}
+
+Tensor empty_on_cuda(const Shape& shape, DType dtype, Device device) {
+  return cuda::empty(shape, dtype, device);
+}
+
+Pages pages_on_cuda(std::size_t num_bytes, Device device) {
+  constexpr std::size_t kPageBytes = std::size_t{2} << 20;
+  const std::size_t size = std::max((num_bytes + kPageBytes - 1) / kPageBytes, std::size_t{1}) * kPageBytes;
+  require(cudaSetDevice(device.index));
+  void* memory = nullptr;
+  require(cudaMalloc(&memory, size));
+  return {.memory = {static_cast<std::byte*>(memory), [](std::byte* begin) { cudaFree(begin); }},
+          .num_bytes = size};
 }
 
 Tensor fetch_from_cuda(const Tensor& tensor) {

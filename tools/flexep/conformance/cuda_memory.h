@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "conformance/placement.h"
 #include "flexep/tensor.h"
 
 namespace flexep::conformance {
@@ -9,6 +10,8 @@ namespace flexep::conformance {
 /// throw InvalidArgument.
 void require_cuda();
 Tensor put_on_cuda(const Tensor& on_host, Device device);
+Tensor empty_on_cuda(const Shape& shape, DType dtype, Device device);
+Pages pages_on_cuda(std::size_t num_bytes, Device device);
 Tensor fetch_from_cuda(const Tensor& tensor);
 void synchronise_cuda();
 void fill_on_cuda(const Tensor& tensor, int byte);

@@ -12,6 +12,14 @@ Tensor put_on_cuda(const Tensor&, Device) {
   require_cuda();
   return {};
 }
+Tensor empty_on_cuda(const Shape&, DType, Device) {
+  require_cuda();
+  return {};
+}
+Pages pages_on_cuda(std::size_t, Device) {
+  require_cuda();
+  return {};
+}
 Tensor fetch_from_cuda(const Tensor&) {
   require_cuda();
   return {};

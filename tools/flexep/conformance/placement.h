@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <memory>
+
 #include "flexep/tensor.h"
 
 namespace flexep::conformance {
+
+/// Ordinary memory that begins and ends with a page, as register_memory takes it.
+struct Pages {
+  std::shared_ptr<std::byte> memory;
+  std::size_t num_bytes = 0;
+};
 
 /// Takes a case's tensors to the device of its operations, and their results back to the host. On the host it
 /// does nothing.
@@ -17,6 +26,9 @@ class Placement {
   Tensor put(const Tensor& on_host) const;
   /// The tensor where the host reads it, once what the device has to do for it is done.
   Tensor fetch(const Tensor& tensor) const;
+  /// Ordinary memory of the device, uninitialised.
+  Tensor empty(const Shape& shape, DType dtype) const;
+  Pages pages(std::size_t num_bytes) const;
   /// Waits for all that the current stream of the device has been given.
   void synchronise() const;
   /// Overwrites all elements of a dense tensor.
