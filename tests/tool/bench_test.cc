@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "support/command.h"
@@ -92,6 +93,27 @@ TEST_F(BenchTest, EveryLayoutInputAndTransportIsVerified) {
   }
 }
 
+TEST_F(BenchTest, RanksInSeveralDomainsAreVerifiedInBothModes) {
+  std::vector<std::string> transports = {"in_process"};
+  if (FLEXEP_BENCH_HAS_MPI != 0) transports.emplace_back("mpi");
+  for (const auto& transport : transports) {
+    std::map<std::string, double> scaleout_bytes;
+    for (const char* mode : {"hybrid", "direct"}) {
+      const json run =
+          results_of({"--transport", transport, "--ranks", "4", "--domains", "2", "--mode", mode});
+      for (const json& result : run["results"]) {
+        EXPECT_EQ(result["verified"], true) << result.dump();
+        EXPECT_EQ(result["num_domains"], 2);
+        EXPECT_EQ(result["mode"], mode);
+        EXPECT_TRUE(result["floor_us"].is_null()) << "no rank can copy to memory of another domain";
+      }
+      scaleout_bytes[mode] = run["results"][0]["scaleout_bytes"];
+    }
+    EXPECT_GT(scaleout_bytes["hybrid"], 0);
+    EXPECT_GT(scaleout_bytes["direct"], scaleout_bytes["hybrid"]);
+  }
+}
+
 TEST_F(BenchTest, OrdinaryInputOfCombineIsStaged) {
   const json run = results_of({"--ops", "combine", "--input", "ordinary"});
   EXPECT_GT(run["results"][0]["staging_bytes"], 0);
@@ -154,6 +176,10 @@ TEST_F(BenchTest, TheBaselineRunsBesideTheOperationsOrIsNotAvailable) {
   EXPECT_EQ(run["results"][1]["op"], "baseline_alltoallv");
   EXPECT_TRUE(run["results"][1]["floor_us"].is_null());
   EXPECT_EQ(run["results"][1]["verified"], true);
+  const json domains = results_of(
+      {"--ops", "round_trip,baseline_alltoallv", "--transport", "mpi", "--ranks", "4", "--domains", "2"});
+  EXPECT_GT(domains["results"][0]["baseline_us"], 0);
+  EXPECT_EQ(domains["results"][1]["verified"], true);
 }
 
 TEST_F(BenchTest, ALayerIsMeasuredWithEveryDispatcherAndVerified) {
@@ -227,6 +253,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(WrongUse{{"--device", "cuda"}, 3, {"--device cuda"}},
                       WrongUse{{"--device", "abacus"}, 2, {"--device abacus", "cpu"}},
                       WrongUse{{"--transport", "pigeon"}, 2, {"--transport pigeon", "shm"}},
+                      WrongUse{{"--ranks", "4", "--transport", "mpi", "--domains", "3"}, 2, {"--domains 3"}},
+                      WrongUse{{"--domains", "2"}, 2, {"--domains 2", "mpi"}},
+                      WrongUse{{"--mode", "sideways"}, 2, {"--mode sideways", "hybrid"}},
                       WrongUse{{"--ranks", "0"}, 2, {"--ranks 0"}},
                       WrongUse{{"--ranks", "3"}, 2, {"--experts 64", "--ranks 3"}},
                       WrongUse{{"--graph", "1"}, 2, {"--graph 1", "--device cuda"}},

@@ -16,16 +16,24 @@ namespace {
 
 constexpr std::int64_t kTokensPerPiece = 32;
 
-/// MPI between its start and its end. After a failure it is not ended in order, so that mpirun ends the other
-/// ranks.
+/// MPI between its start and its end, where nobody else sees to these. After a failure it is not ended in
+/// order, so that mpirun ends the other ranks.
 class MpiSession {
  public:
-  MpiSession() { MPI_Init(nullptr, nullptr); }
+  MpiSession() {
+    int is_initialized = 0;
+    MPI_Initialized(&is_initialized);
+    is_own_ = is_initialized == 0;
+    if (is_own_) MPI_Init(nullptr, nullptr);
+  }
   ~MpiSession() {
-    if (std::uncaught_exceptions() == 0) MPI_Finalize();
+    if (is_own_ && std::uncaught_exceptions() == 0) MPI_Finalize();
   }
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
+
+ private:
+  bool is_own_ = false;
 };
 
 /// Rows to or from each rank, as MPI_Alltoallv wants them: counted in rows.

@@ -7,11 +7,11 @@
 #include "bench/bench_options.h"
 #include "bench/layer_bench.h"
 #include "bench/measure.h"
-#include "bench/mpi_launch.h"
 #include "bench/report.h"
 #include "command.h"
 #include "flexep/env.h"
 #include "launcher/launcher.h"
+#include "mpi_launch.h"
 
 namespace flexep::tool {
 namespace {
@@ -39,7 +39,7 @@ int run_rank(const BenchOptions& options, const Communicator& comm, const std::s
 }
 
 int run_as_process_of_a_job(const BenchOptions& options, const std::string& command) {
-  const Communicator comm = Communicator::from_environment();
+  const Communicator comm = Communicator::from_environment({.num_scaleup_ranks = options.scaleup_size()});
   if (comm.num_ranks() != options.num_ranks) {
     throw UsageError(fmt::format("--ranks {}: the job has {}", options.num_ranks, comm.num_ranks()));
   }
@@ -48,16 +48,18 @@ int run_as_process_of_a_job(const BenchOptions& options, const std::string& comm
 
 int run_threads(const BenchOptions& options, const std::string& command) {
   std::atomic<int> code{kOk};
-  in_process(options.num_ranks, [&](Communicator& comm) {
-    if (run_rank(options, comm, command) != kOk) code = kFailed;
-  });
+  in_process(options.num_ranks,
+             [&](Communicator& comm) {
+               if (run_rank(options, comm, command) != kOk) code = kFailed;
+             },
+             {.num_scaleup_ranks = options.scaleup_size()});
   return code;
 }
 
 int run_processes(const BenchOptions& options, const Arguments& arguments) {
   std::vector<std::string> program = own_command(arguments.argc, arguments.argv);
   // mpirun is then the one process of the job that is launched, and its ranks inherit the job's id.
-  if (options.has_op("baseline_alltoallv")) {
+  if (options.transport == "mpi" || options.has_op("baseline_alltoallv")) {
     return launch({.command = mpi_command(options.num_ranks, program), .prefix_output = false});
   }
   return launch({.num_ranks = options.num_ranks, .command = std::move(program), .prefix_output = false});
@@ -66,6 +68,10 @@ int run_processes(const BenchOptions& options, const Arguments& arguments) {
 int run(const BenchOptions& options, const Arguments& arguments) {
   validate(options);
   if (options.transport == "in_process") return run_threads(options, typed_command(arguments));
+  if (options.transport == "mpi") {
+    if (is_mpi_rank()) return run_as_process_of_a_job(options, typed_command(arguments));
+    return run_processes(options, arguments);
+  }
   adopt_mpi_ranks();
   if (Environment::read().rank) return run_as_process_of_a_job(options, typed_command(arguments));
   return run_processes(options, arguments);
@@ -81,8 +87,13 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
     return command->add_option(name, value, what)->capture_default_str();
   };
   add("--device", options->device, "cpu or cuda");
-  add("--transport", options->transport, "shm (processes) or in_process (threads)");
-  add("--ranks", options->num_ranks, "Number of ranks; starts them unless RANK is set");
+  add("--transport", options->transport,
+      "shm (processes), in_process (threads) or mpi (processes that mpirun starts)");
+  add("--ranks", options->num_ranks,
+      "Number of ranks; starts them unless RANK is set, or mpirun has started this");
+  add("--domains", options->num_domains,
+      "Domains that the ranks of in_process or mpi play; 0 = 1, and for mpi as many as there are machines");
+  add("--mode", options->mode, "How rows cross between domains: hybrid or direct");
   add("--tokens", options->num_tokens, "Tokens of each rank");
   add("--hidden", options->hidden, "Elements of a row");
   add("--topk", options->num_topk, "Experts of each token");

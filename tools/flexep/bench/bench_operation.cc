@@ -27,7 +27,9 @@ class Dispatch : public BufferOperation {
   void discard() override { result_ = {}; }
   bool reads_ids() const override { return true; }
   Finding check() const override { return rank_.check.check_dispatch(rank_.fetch(result_)); }
+  bool has_floor() const override { return rank_.floor != nullptr; }
   void run_floor() override { rank_.run_dispatch_floor(); }
+  bool has_baseline() const override { return rank_.baseline != nullptr; }
   void run_baseline() override { rank_.baseline->dispatch(rank_.x); }
 
  protected:
@@ -54,7 +56,9 @@ class Combine final : public BufferOperation {
   }
   void discard() override { x_ = {}; }
   Finding check() const override { return rank_.check.check_combine(rank_.placement.fetch(x_)); }
+  bool has_floor() const override { return rank_.floor != nullptr; }
   void run_floor() override { rank_.floor->combine(); }
+  bool has_baseline() const override { return rank_.baseline != nullptr; }
   void run_baseline() override { rank_.baseline->combine(); }
 
  private:
@@ -73,6 +77,7 @@ class RoundTrip final : public BufferOperation {
   void discard() override { x_ = {}; }
   bool reads_ids() const override { return true; }
   Finding check() const override { return rank_.check.check_round_trip(rank_.placement.fetch(x_)); }
+  bool has_floor() const override { return rank_.floor != nullptr; }
   void run_floor() override {
     rank_.run_dispatch_floor();
     rank_.floor->combine();
@@ -83,6 +88,7 @@ class RoundTrip final : public BufferOperation {
     rank_.comm.barrier();
     rank_.floor->combine();
   }
+  bool has_baseline() const override { return rank_.baseline != nullptr; }
   void run_baseline() override {
     rank_.baseline->dispatch(rank_.x);
     rank_.baseline->combine();
@@ -161,7 +167,8 @@ struct RegisteredPages {
 ElasticBufferConfig config_of(const BenchOptions& options, Device device) {
   return {.device = device,
           .num_max_tokens_per_rank = options.do_cpu_sync() ? 0 : options.num_tokens,
-          .num_sms = options.num_sms};
+          .num_sms = options.num_sms,
+          .network = {.allow_hybrid_mode = options.mode == "hybrid"}};
 }
 
 }  // namespace
@@ -191,14 +198,18 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
   expert_outputs = make_input(received.x.shape(), num_received(),
                               [&](const Tensor& rows) { check.write_expert_outputs(rows); });
 
-  if (placement.device().is_host()) {
-    floor = std::make_unique<MemoryFloor>(comm.transport(), workload, options, handle.num_sms());
-  } else {
+  if (!placement.device().is_host()) {
     floor = make_copy_floor(workload, options, comm.rank());
+  } else if (num_domains() == 1) {
+    floor = std::make_unique<MemoryFloor>(comm.transport(), workload, options, handle.num_sms());
   }
   if (options.has_op("baseline_alltoallv")) {
     baseline = std::make_unique<AlltoallvBaseline>(options, workload, comm.rank(), handle.num_sms());
   }
+}
+
+int BenchRank::num_domains() const {
+  return buffer.get_physical_domain_size().num_scaleout_ranks;
 }
 
 DispatchArgs BenchRank::fresh_dispatch() const {

@@ -22,6 +22,7 @@ struct BenchRank {
   /// Collective.
   BenchRank(const BenchOptions& options, const Communicator& comm);
 
+  int num_domains() const;
   DispatchArgs fresh_dispatch() const;
   void run_dispatch_floor() const;
   /// The result as the host reads it.
@@ -43,9 +44,9 @@ struct BenchRank {
   Tensor sf;  ///< none unless rows are fp8
   Tensor topk_idx;
   Tensor topk_weights;
-  DispatchHandle handle;  ///< of a first dispatch
-  Tensor expert_outputs;  ///< a row for each row of that dispatch
-  std::unique_ptr<Floor> floor;
+  DispatchHandle handle;                        ///< of a first dispatch
+  Tensor expert_outputs;                        ///< a row for each row of that dispatch
+  std::unique_ptr<Floor> floor;                 ///< null across domains, whose memory nobody can copy to
   std::unique_ptr<AlltoallvBaseline> baseline;  ///< null unless asked for
 
  private:
@@ -78,6 +79,7 @@ class BenchOperation {
   virtual Finding check() const = 0;
   /// Whether there is something to compare it with.
   virtual bool has_floor() const { return true; }
+  virtual bool has_baseline() const { return false; }
   virtual void run_floor() {}
   /// For an operation whose ranks have to meet in its middle: the floor's copies, and a barrier where they
   /// meet.

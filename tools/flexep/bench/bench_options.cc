@@ -49,6 +49,16 @@ void validate_shape(const BenchOptions& options) {
   require_range("--topk", options.num_topk, 1, std::min(options.num_experts, RowPattern::kMaxTerms));
 }
 
+void validate_domains(const BenchOptions& options) {
+  require_one_of("--mode", options.mode, {"hybrid", "direct"});
+  if (options.num_domains == 0) return;
+  require_range("--domains", options.num_domains, 1, options.num_ranks);
+  require(options.num_ranks % options.num_domains == 0, "--domains", options.num_domains,
+          fmt::format("does not divide --ranks {}", options.num_ranks));
+  require(options.num_domains == 1 || (options.transport != "shm" && options.device == "cpu"), "--domains",
+          options.num_domains, "needs --transport in_process or mpi, and --device cpu");
+}
+
 void validate_ops(const BenchOptions& options) {
   for (const auto& op : options.ops) {
     require_one_of("--ops", op,
@@ -63,8 +73,8 @@ void validate_ops(const BenchOptions& options) {
     throw NotAvailable("--ops layer: this binary was built without the MoE layer");
   }
   if (!options.has_op("baseline_alltoallv")) return;
-  require(options.transport == "shm", "--ops", "baseline_alltoallv",
-          "MPI ranks are processes, so it needs --transport shm");
+  require(options.transport != "in_process", "--ops", "baseline_alltoallv",
+          "MPI ranks are processes, so it needs --transport shm or mpi");
   if (!AlltoallvBaseline::is_available()) {
     throw NotAvailable("--ops baseline_alltoallv: this binary was built without MPI");
   }
@@ -127,11 +137,12 @@ double BenchOptions::zipf_exponent() const {
 
 void validate(const BenchOptions& options) {
   device_of(options.device);
-  require_one_of("--transport", options.transport, {"shm", "in_process"});
+  require_one_of("--transport", options.transport, {"shm", "in_process", "mpi"});
   require_one_of("--layout", options.layout, {"compact", "expanded"});
   require_one_of("--input", options.input, {"arena", "ordinary", "registered"});
   require_one_of("--sync", options.sync, {"host", "none"});
   validate_shape(options);
+  validate_domains(options);
   validate_ops(options);
   validate_graph(options);
   validate_active_ranks(options);

@@ -15,6 +15,8 @@ struct BenchOptions {
   std::string device = "cpu";
   std::string transport = "shm";
   int num_ranks = 2;
+  int num_domains = 0;  ///< 0 = as the transport finds them
+  std::string mode = "hybrid";
   int num_tokens = 2048;  ///< of each rank
   int hidden = 7168;
   int num_topk = 8;
@@ -35,6 +37,8 @@ struct BenchOptions {
   std::uint64_t seed = 1;
   std::string json_file;
 
+  /// Ranks of a domain, as CommunicatorOptions::num_scaleup_ranks takes it.
+  int scaleup_size() const { return num_domains == 0 ? 0 : num_ranks / num_domains; }
   bool has_op(std::string_view op) const;
   /// Whether any operation is one of a buffer, not of a layer.
   bool has_buffer_op() const;

@@ -47,11 +47,13 @@ struct Moved {
     bytes_read = all.bytes_read;
     bytes_written = all.bytes_written;
     link_bytes = all.link_bytes;
+    scaleout_bytes = all.bytes_scaleout;
     staging_bytes = all.staging_bytes;
   }
   std::int64_t bytes_read = 0;
   std::int64_t bytes_written = 0;
   std::int64_t link_bytes = 0;
+  std::int64_t scaleout_bytes = 0;
   std::int64_t staging_bytes = 0;
 };
 
@@ -67,6 +69,7 @@ OperationCounters counters_of_one_run(BenchRank& rank, BenchOperation& operation
     sum.bytes_read += afters[r].bytes_read - befores[r].bytes_read;
     sum.bytes_written += afters[r].bytes_written - befores[r].bytes_written;
     sum.link_bytes += afters[r].link_bytes - befores[r].link_bytes;
+    sum.bytes_scaleout += afters[r].scaleout_bytes - befores[r].scaleout_bytes;
     sum.staging_bytes += afters[r].staging_bytes - befores[r].staging_bytes;
   }
   return sum;
@@ -75,12 +78,13 @@ OperationCounters counters_of_one_run(BenchRank& rank, BenchOperation& operation
 void run_iteration(BenchRank& rank, BenchOperation& operation, OperationSamples& samples) {
   samples.operation.push_back(timed(rank.comm, [&] { operation.run(); }));
   operation.discard();
-  if (!operation.has_floor()) return;
-  samples.floor.push_back(timed(rank.comm, [&] { operation.run_floor(); }));
-  if (operation.meets_in_the_middle()) {
-    samples.barrier_and_copies.push_back(timed(rank.comm, [&] { operation.run_barrier_and_copies(); }));
+  if (operation.has_floor()) {
+    samples.floor.push_back(timed(rank.comm, [&] { operation.run_floor(); }));
+    if (operation.meets_in_the_middle()) {
+      samples.barrier_and_copies.push_back(timed(rank.comm, [&] { operation.run_barrier_and_copies(); }));
+    }
   }
-  if (rank.baseline) {
+  if (operation.has_baseline()) {
     samples.baseline.push_back(timed(rank.comm, [&] { operation.run_baseline(); }));
   }
 }
@@ -88,7 +92,9 @@ void run_iteration(BenchRank& rank, BenchOperation& operation, OperationSamples&
 BenchResult summarise(BenchRank& rank, BenchOperation& operation, const OperationSamples& samples) {
   const int num_warmups = rank.options.num_warmups;
   const int num_operations = operation.num_operations();
-  BenchResult result{.op = std::string(operation.name()), .num_sms = rank.handle.num_sms()};
+  BenchResult result{.op = std::string(operation.name()),
+                     .num_domains = rank.num_domains(),
+                     .num_sms = rank.handle.num_sms()};
   result.times = *summarise(rank.comm, samples.operation, num_warmups);
   result.times /= num_operations;
   result.floor = summarise(rank.comm, samples.floor, num_warmups);

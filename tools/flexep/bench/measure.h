@@ -14,6 +14,7 @@ namespace flexep::tool {
 /// What one operation gave. Bytes are sums over ranks, of one operation.
 struct BenchResult {
   std::string op;
+  int num_domains = 1;
   int num_sms = 0;
   Times times;
   std::optional<Times> floor;

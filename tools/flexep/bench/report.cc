@@ -65,10 +65,11 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
     return result.bytes ? Json((*result.bytes).*counter) : Json();
   };
   return {{"op", result.op},
-          {"mode", "direct"},
+          {"mode", result.num_domains > 1 ? options.mode : "direct"},
           {"device", options.device},
           {"transport", options.transport},
           {"num_ranks", options.num_ranks},
+          {"num_domains", result.num_domains},
           {"num_tokens", options.num_tokens},
           {"hidden", options.hidden},
           {"num_topk", options.num_topk},
@@ -96,6 +97,7 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"bytes_read", bytes(&OperationCounters::bytes_read)},
           {"bytes_written", bytes(&OperationCounters::bytes_written)},
           {"link_bytes", bytes(&OperationCounters::link_bytes)},
+          {"scaleout_bytes", bytes(&OperationCounters::bytes_scaleout)},
           {"staging_bytes", bytes(&OperationCounters::staging_bytes)},
           {"verified", result.verified}};
 }
@@ -135,10 +137,13 @@ void print_variant(const BenchOptions& options) {
 }
 
 void print_table(const BenchOptions& options, const std::vector<BenchResult>& results) {
+  const int num_domains = results.front().num_domains;
+  const std::string domains =
+      num_domains > 1 ? fmt::format(" in {} domains, {} mode", num_domains, options.mode) : "";
   fmt::print(
-      "{} ranks ({}), {} tokens each, hidden {}, {}, top-{} of {} experts, {}, {} routing, {} input; us, "
+      "{} ranks ({}){}, {} tokens each, hidden {}, {}, top-{} of {} experts, {}, {} routing, {} input; us, "
       "slowest rank\n",
-      options.num_ranks, options.transport, options.num_tokens, options.hidden, options.dtype,
+      options.num_ranks, options.transport, domains, options.num_tokens, options.hidden, options.dtype,
       options.num_topk, options.num_experts, options.layout, options.routing, options.input);
   print_variant(options);
   constexpr auto kRow = "{:<19} {:>10} {:>10} {:>10} {:>10} {:>9} {:>10} {:>8}  {}\n";

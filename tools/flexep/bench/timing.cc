@@ -6,20 +6,33 @@
 #include <cmath>
 #include <cstring>
 #include <ctime>
+#include <fstream>
+#include <functional>
 #include <limits>
 #include <span>
+#include <string>
 
 namespace flexep::tool {
 namespace {
 
+/// Whether all ranks look at the same clock: that of one boot of one machine.
+bool share_a_clock(Communicator& comm) {
+  std::string boot;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  const auto all = comm.all_gather_bytes(std::as_bytes(std::span(boot)));
+  return std::adjacent_find(all.begin(), all.end(), std::not_equal_to()) == all.end();
+}
+
 /// For each iteration the time from the first rank's begin to the slowest one's end, and the CPU time of all:
 /// where ranks share cores, a rank that gets no core is late, not fast.
 Samples over_ranks(Communicator& comm, const Samples& mine) {
+  const bool is_one_clock = share_a_clock(comm);
   Samples all(mine.size(), {.begin_ns = std::numeric_limits<std::int64_t>::max()});
   for (const auto& bytes : comm.all_gather_bytes(std::as_bytes(std::span(mine)))) {
     for (std::size_t i = 0; i < all.size(); ++i) {
       Span span;
       std::memcpy(&span, bytes.data() + i * sizeof(Span), sizeof(Span));
+      if (!is_one_clock) span = {.begin_ns = 0, .end_ns = span.end_ns - span.begin_ns, .cpu_ns = span.cpu_ns};
       all[i] = {std::min(all[i].begin_ns, span.begin_ns), std::max(all[i].end_ns, span.end_ns),
                 all[i].cpu_ns + span.cpu_ns};
     }

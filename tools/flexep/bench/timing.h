@@ -9,7 +9,8 @@
 
 namespace flexep::tool {
 
-/// Times of one thing, microseconds; for each iteration that of the slowest rank.
+/// Times of one thing, microseconds; for each iteration from the first rank's begin to the last one's end,
+/// across machines, whose clocks differ, the longest that a rank took.
 struct Times {
   double median_us = 0;
   double p99_us = 0;
@@ -23,7 +24,7 @@ struct Times {
   }
 };
 
-/// When this rank ran something, in nanoseconds of a clock that the ranks of one machine share.
+/// When this rank ran something, in nanoseconds of its machine's clock.
 struct Span {
   std::int64_t begin_ns = 0;
   std::int64_t end_ns = 0;

@@ -1,26 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "bench/mpi_launch.h"
+#include "mpi_launch.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <string_view>
 #include <utility>
 
-#include "bench/alltoallv_baseline.h"
 #include "command.h"
+#include "flexep/env.h"
 
 namespace flexep::tool {
 
 std::vector<std::string> mpi_command(int num_ranks, const std::vector<std::string>& program) {
-  if (!AlltoallvBaseline::is_available()) throw NotAvailable("this binary was built without MPI");
+  constexpr std::string_view kLauncher = FLEXEP_MPIEXEC;
+  if (kLauncher.empty()) throw NotAvailable("this binary was built without MPI");
   // More ranks than cores are fine; unbound, so that a rank's threads may use any of them, as flexep's ranks
   // do.
-  std::vector<std::string> command = {FLEXEP_MPIEXEC,    "-n",        fmt::format("{}", num_ranks),
-                                      "--oversubscribe", "--bind-to", "none"};
+  std::vector<std::string> command = {std::string(kLauncher), "-n",        fmt::format("{}", num_ranks),
+                                      "--oversubscribe",      "--bind-to", "none"};
   if (geteuid() == 0) command.push_back("--allow-run-as-root");
+  command.push_back("env");
+  for (const char* name : {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"})
+    command.insert(command.end(), {"-u", name});
   command.insert(command.end(), program.begin(), program.end());
   return command;
+}
+
+bool is_mpi_rank() {
+  const Environment environment = Environment::read();
+  return environment.mpi_num_ranks && !environment.rank;
 }
 
 void adopt_mpi_ranks() {
