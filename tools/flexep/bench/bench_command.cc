@@ -122,6 +122,10 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
       "How many ranks have tokens, the first ones; 0 = all. With fewer than all, what each thread or "
       "multiprocessor of "
       "those moves is printed, too");
+  command->add_flag(
+      "--gemm-beside", options->runs_gemm_beside,
+      "On a GPU: also measures how much a product of bf16 matrices, on the multiprocessors that "
+      "communication leaves over, slows down while the operations run");
   add("--routing", options->routing, "uniform, or zipf:S: expert e is chosen in proportion to 1 / (e + 1)^S");
   add("--num-sms", options->num_sms,
       "Threads, or multiprocessors of a GPU, of each rank; 0 = the library's default");

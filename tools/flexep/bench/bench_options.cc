@@ -146,6 +146,7 @@ void validate(const BenchOptions& options) {
   validate_ops(options);
   validate_graph(options);
   validate_active_ranks(options);
+  require(!options.runs_gemm_beside || options.device == "cuda", "--gemm-beside", "", "needs --device cuda");
   options.zipf_exponent();
   require_range("--num-sms", options.num_sms, 0, 1024);
   require_range("--warmup", options.num_warmups, 0, 1 << 20);

@@ -30,6 +30,7 @@ struct BenchOptions {
   std::string sync = "host";
   int num_ops_per_graph = 0;  ///< 0 = operations are called one by one
   int num_active_ranks = 0;   ///< ranks that have tokens, the first ones; 0 = all
+  bool runs_gemm_beside = false;
   std::string routing = "uniform";
   int num_sms = 0;
   int num_warmups = 5;

@@ -121,7 +121,11 @@ std::vector<BenchResult> measure(BenchRank& rank) {
   std::vector<BenchResult> results;
   for (std::size_t k = 0; k < operations.size(); ++k) {
     results.push_back(summarise(rank, *operations[k], samples[k]));
-    results.back().verified = verify_again(rank, *operations[k]) && verified[k] != 0;
+    BenchResult& result = results.back();
+    if (rank.options.runs_gemm_beside)
+      result.gemm = measure_gemm_beside(rank, *operations[k], result.times.median_us);
+    result.verified =
+        verify_again(rank, *operations[k]) && verified[k] != 0 && (!result.gemm || result.gemm->is_right);
   }
   return results;
 }

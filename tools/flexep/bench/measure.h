@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bench/bench_operation.h"
+#include "bench/gemm_beside.h"
 #include "bench/timing.h"
 
 namespace flexep::tool {
@@ -21,6 +22,7 @@ struct BenchResult {
   std::optional<Times> barrier_and_copies;  ///< of an operation whose ranks meet in its middle
   std::optional<Times> baseline;
   std::optional<OperationCounters> bytes;
+  std::optional<GemmBeside> gemm;  ///< if asked for
   bool verified = false;
 };
 

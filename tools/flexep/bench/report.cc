@@ -60,6 +60,11 @@ Json median_or_null(const std::optional<Times>& times) {
   return times ? Json(times->median_us) : Json();
 }
 
+Json json_of(const GemmBeside& gemm) {
+  return {{"num_sms", gemm.num_sms},     {"alone_us", gemm.alone_us},   {"beside_us", gemm.beside_us},
+          {"tflops_alone", gemm.tflops}, {"slowdown", gemm.slowdown()}, {"is_right", gemm.is_right}};
+}
+
 Json json_of(const BenchOptions& options, const BenchResult& result) {
   const auto bytes = [&](std::int64_t OperationCounters::*counter) {
     return result.bytes ? Json((*result.bytes).*counter) : Json();
@@ -99,6 +104,7 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"link_bytes", bytes(&OperationCounters::link_bytes)},
           {"scaleout_bytes", bytes(&OperationCounters::bytes_scaleout)},
           {"staging_bytes", bytes(&OperationCounters::staging_bytes)},
+          {"gemm_beside", result.gemm ? json_of(*result.gemm) : Json()},
           {"verified", result.verified}};
 }
 
@@ -167,6 +173,14 @@ void print_table(const BenchOptions& options, const std::vector<BenchResult>& re
     const RatePerSm rate = rate_per_sm(options, result);
     fmt::print("{}: {} active rank(s), {} SMs each: {:.1f} GB/s per SM, {:.1f} of them written\n", result.op,
                options.num_active_ranks, result.num_sms, rate.all, rate.written);
+  }
+  for (const BenchResult& result : results) {
+    if (!result.gemm) continue;
+    fmt::print(
+        "{}, {} SMs a rank: a bf16 matrix product on {} SMs takes {:.0f} us alone ({:.0f} TFLOP/s), {:.0f} "
+        "beside it, {:.3f} times{}\n",
+        result.op, result.num_sms, result.gemm->num_sms, result.gemm->alone_us, result.gemm->tflops,
+        result.gemm->beside_us, result.gemm->slowdown(), result.gemm->is_right ? "" : ", and is WRONG");
   }
   const BenchResult* checks = find_op(results, "checks");
   const BenchResult* dispatch = find_op(results, "dispatch");
