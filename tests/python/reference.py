@@ -8,10 +8,34 @@ import torch.distributed as dist
 
 
 def gather(tensor, group=None):
-    """Everybody's tensors, by rank; shapes may differ."""
+    """Everybody's tensors, by rank, on the CPU; shapes may differ."""
     everybody = [None] * dist.get_world_size(group)
-    dist.all_gather_object(everybody, tensor, group=group)
+    dist.all_gather_object(everybody, tensor.cpu(), group=group)
     return everybody
+
+
+def same(actual, expected):
+    """`actual` lies on the default device, and has the bits of `expected`, wherever that lies."""
+    assert actual.dtype == expected.dtype and actual.shape == expected.shape
+    assert actual.device.type == torch.get_default_device().type
+    assert torch.equal(actual.cpu(), expected.cpu())
+
+
+def device_name():
+    """The default device, as flexep.ElasticBuffer takes it."""
+    return str(torch.zeros(0).device)
+
+
+def generator(seed):
+    """Random numbers of the default device."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def all_reduce(tensor, op=dist.ReduceOp.SUM):
+    """In place, through the host: the group may know nothing of GPUs."""
+    total = tensor.cpu()
+    dist.all_reduce(total, op)
+    tensor.copy_(total)
 
 
 def align(count, alignment):

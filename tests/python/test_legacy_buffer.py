@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import flexep
 from flexep import deep_ep
-from reference import Routing, dispatch_compact, gather
+from reference import Routing, dispatch_compact, gather, generator, same
 
 HIDDEN, NUM_EXPERTS, NUM_TOPK = 64, 8, 3
 
@@ -20,11 +20,11 @@ class Case:
     def __init__(self, has_empty_rank=False):
         self.rank = torch.distributed.get_rank()
         num_tokens = 0 if has_empty_rank and self.rank == 1 else 12 + 3 * self.rank
-        generator = torch.Generator().manual_seed(self.rank)
-        self.x = torch.randn(num_tokens, HIDDEN, generator=generator).bfloat16()
-        self.topk_idx = torch.rand(num_tokens, NUM_EXPERTS, generator=generator).topk(NUM_TOPK).indices
-        self.topk_idx[torch.rand(num_tokens, NUM_TOPK, generator=generator) < 0.2] = -1
-        self.weights = torch.rand(num_tokens, NUM_TOPK, generator=generator)
+        random = generator(self.rank)
+        self.x = torch.randn(num_tokens, HIDDEN, generator=random).bfloat16()
+        self.topk_idx = torch.rand(num_tokens, NUM_EXPERTS, generator=random).topk(NUM_TOPK).indices
+        self.topk_idx[torch.rand(num_tokens, NUM_TOPK, generator=random) < 0.2] = -1
+        self.weights = torch.rand(num_tokens, NUM_TOPK, generator=random)
         self.routing = Routing(gather(self.topk_idx), self.rank, NUM_EXPERTS)
         self.buffer = deep_ep.Buffer(torch.distributed.group.WORLD)
         names = ["num_tokens_per_rank", "num_tokens_per_rdma_rank", "num_tokens_per_expert", "is_token_in_rank"]
@@ -38,17 +38,12 @@ class Case:
         """fp32 sums in the ascending order of ranks, bias first; rounded to y's type once."""
         owners = range(self.routing.num_ranks)
         places = [{pair: row for row, pair in enumerate(self.routing.tokens(owner))} for owner in owners]
-        out = torch.zeros(len(self.topk_idx), y[0].size(1))
+        out = y[0].new_zeros((len(self.topk_idx), y[0].size(1)), dtype=torch.float32)
         for token in range(len(out)):
             parts = [y[o][places[o][self.rank, token]] for o in owners if (self.rank, token) in places[o]]
             for part in ([bias[token]] if bias is not None else []) + parts:
                 out[token] += part.float()
         return out.to(y[0].dtype)
-
-
-def same(actual, expected):
-    assert actual.dtype == expected.dtype and actual.shape == expected.shape
-    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("has_empty_rank", [False, True])
@@ -65,7 +60,7 @@ def test_round_trip(has_empty_rank):
     y = recv_x * 3.1 ** (case.rank + 1)
     bias = torch.randn(case.x.shape).bfloat16()
     combined, weights, _ = case.buffer.combine(y, handle, topk_weights=recv_weights, bias=bias)
-    same(combined, case.sums_by_rank(gather(y), bias))
+    same(combined, case.sums_by_rank(gather(y), bias.cpu()))
     same(weights, torch.where(case.topk_idx >= 0, case.weights, 0))
 
 

@@ -8,12 +8,13 @@ import torch.distributed as dist
 
 import flexep
 from flexep.moe import FlexDispatcherConfig, FlexTokenDispatcher
+from reference import all_reduce, device_name, generator
 
 NUM_EXPERTS, NUM_TOPK, HIDDEN = 8, 2, 16
 
 
 def experts_weights():
-    return torch.randn(NUM_EXPERTS, HIDDEN, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(NUM_EXPERTS, HIDDEN, HIDDEN, generator=generator(1), dtype=torch.float64)
 
 
 def layer(dispatcher, hidden, routing_map, probs, weights):
@@ -41,7 +42,7 @@ def top(probs):
 def case(options, exclude=0.0):
     """(dispatcher, hidden [S, B, H], map, probs) of this rank; a share of the chosen pairs is excluded by map and by a zero."""
     torch.manual_seed(10 + dist.get_rank())
-    buffer = flexep.ElasticBuffer(flexep.Communicator.from_process_group())
+    buffer = flexep.ElasticBuffer(flexep.Communicator.from_process_group(), device=device_name())
     config = FlexDispatcherConfig(NUM_EXPERTS, NUM_TOPK, **options)
     hidden = torch.randn(5 + dist.get_rank(), 2, HIDDEN, dtype=torch.float64, requires_grad=True)
     scores = torch.rand(hidden.size(0) * 2, NUM_EXPERTS)
@@ -81,9 +82,9 @@ def test_pairs_beyond_the_limit_are_dropped_and_counted():
     rows, row_probs = dispatcher.token_dispatch(*dispatcher.dispatch_preprocess(hidden, routing_map, probs))
     assert len(rows) == len(row_probs) <= 3
     num_pairs = torch.tensor(len(rows) + sum(dispatcher.num_dropped_tokens))
-    dist.all_reduce(num_pairs)
+    all_reduce(num_pairs)
     num_routed = routing_map.sum()
-    dist.all_reduce(num_routed)
+    all_reduce(num_routed)
     assert num_pairs == num_routed
     assert dispatcher.combine_postprocess(dispatcher.token_combine(rows)).shape == hidden.shape
 

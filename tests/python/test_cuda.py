@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streams, events and memory of a GPU: operations follow PyTorch's current stream, and no memory is reused too early."""
+
+import gc
+import random
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import torch.distributed as dist
+
+import flexep
+import flexep.torch
+from flexep import deep_ep
+from reference import device_name, generator
+
+pytestmark = pytest.mark.cuda_only
+
+HIDDEN, NUM_EXPERTS, NUM_TOPK = 256, 8, 3
+
+
+def make_buffer():
+    return deep_ep.ElasticBuffer(dist.group.WORLD, num_max_tokens_per_rank=512, hidden=HIDDEN)
+
+
+def make_core_buffer():
+    return flexep.ElasticBuffer(flexep.Communicator.from_process_group(), device=device_name())
+
+
+class Batch:
+    """Tokens of whole numbers, and their sums over experts that multiply by powers of two, which are exact."""
+
+    def __init__(self, num_tokens, numbers):
+        self.x = torch.randint(-8, 9, (num_tokens, HIDDEN), generator=numbers).float()
+        self.topk_idx = torch.rand(num_tokens, NUM_EXPERTS, generator=numbers).topk(NUM_TOPK).indices
+        self.sums = self.x * (2.0**self.topk_idx).sum(dim=1)[:, None]
+
+
+def expert_outputs(rows, handle):
+    """Expert e multiplies by 2^e. The host does not wait."""
+    counts = torch.tensor(handle.num_recv_tokens_per_expert_list)
+    experts = torch.arange(len(counts)) + dist.get_rank() * len(counts)
+    return rows * (2.0**experts).repeat_interleave(counts, output_size=len(rows))[:, None]
+
+
+def keep_busy(stream, choices):
+    """For up to some 250 us."""
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(choices.randrange(500_000))
+
+
+@pytest.mark.ranks(2, 4, 8)
+def test_no_row_is_wrong_under_random_delays_and_early_deletion():
+    buffer, side = make_buffer(), torch.cuda.Stream()
+    numbers, choices = generator(dist.get_rank()), random.Random(dist.get_rank())
+    choices_of_all = random.Random(5)
+    wrong = torch.zeros((), dtype=torch.int64)
+    for _ in range(200):
+        on_side, is_async, after_event = (choices_of_all.random() < 0.5 for _ in range(3))
+        stream = side if on_side else torch.cuda.current_stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            keep_busy(stream, choices)
+            batch = Batch(choices.randrange(1, 400), numbers)
+            options = {"async_with_compute_stream": is_async}
+            if after_event:
+                options |= {"previous_event": buffer.capture(), "allocate_on_comm_stream": True}
+                keep_busy(stream, choices)
+            rows, _, _, handle, event = buffer.dispatch(
+                batch.x, batch.topk_idx, num_experts=NUM_EXPERTS, do_expand=True, **options
+            )
+            batch.x = batch.topk_idx = None  # while they may still be read
+            if is_async:
+                event.current_stream_wait(release_handle=True)
+            y = expert_outputs(rows, handle)
+            del rows
+            if after_event:
+                options["previous_event"] = buffer.capture()
+            sums, _, event = buffer.combine(y, handle, **options)
+            del y
+            keep_busy(buffer.get_comm_stream(), choices)
+            if is_async:
+                with event:
+                    pass
+            wrong += (sums != batch.sums).any(dim=1).sum()
+            del sums
+        torch.cuda.current_stream().wait_stream(side)
+    assert wrong.item() == 0
+    buffer.check()
+
+
+@pytest.mark.ranks(2, 4)
+def test_saved_activations_of_many_layers_give_their_memory_back():
+    buffer, numbers = make_core_buffer(), generator(dist.get_rank())
+    gains = [torch.rand(HIDDEN, generator=numbers).requires_grad_() for _ in range(58)]
+    batches = [Batch(128, numbers) for _ in range(4)]
+
+    def forward(x, topk_idx):
+        for gain in gains:
+            received = flexep.torch.dispatch(buffer, x, topk_idx, num_experts=NUM_EXPERTS, do_expand=True)
+            x = flexep.torch.combine(buffer, received.x * gain / NUM_TOPK, received.handle)[0]
+        return x
+
+    held = []
+    for _ in range(3):
+        outputs = [forward(batch.x, batch.topk_idx) for batch in batches]
+        for output in outputs:
+            output.sum().backward()
+        del output, outputs
+        buffer.check()  # lets go of what the last operations kept
+        held.append((torch.cuda.memory_allocated(), buffer.arena_bytes))
+    assert held[2] == held[1]
+    num_bytes = buffer.arena_bytes
+    assert num_bytes > 4 * len(gains) * 128 * HIDDEN * 4
+    # All of it is free again.
+    whole = buffer.empty((num_bytes // 2,), "uint8", torch.cuda.current_stream().cuda_stream)
+    assert buffer.arena_bytes == num_bytes and whole.device == device_name()
+
+
+@pytest.mark.ranks(2)
+def test_memory_goes_back_behind_the_streams_that_were_recorded():
+    buffer, side, numbers = make_buffer(), torch.cuda.Stream(), generator(dist.get_rank())
+    for _ in range(20):
+        batch = Batch(256, numbers)
+        rows, *_ = buffer.dispatch(batch.x, batch.topk_idx, num_experts=NUM_EXPERTS)
+        expected = rows.clone()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(2_000_000)
+            seen = rows.clone()
+        flexep.torch.record_stream(rows, side)
+        del rows
+        for _ in range(3):
+            buffer.empty((256 * NUM_EXPERTS, HIDDEN), torch.float32).fill_(-1)
+        torch.cuda.current_stream().wait_stream(side)
+        assert torch.equal(seen, expected)
+
+
+@pytest.mark.ranks(2)
+def test_tensors_of_the_core_are_complete_for_the_stream_that_takes_them():
+    buffer, side, numbers = make_core_buffer(), torch.cuda.Stream(), generator(dist.get_rank())
+    batch = Batch(256, numbers)
+    for _ in range(20):
+        torch.cuda._sleep(1_000_000)
+        batch.x.add_(1)
+        received = buffer.dispatch(batch.x, topk_idx=batch.topk_idx, num_experts=NUM_EXPERTS)
+        with torch.cuda.stream(side):
+            rows = torch.from_dlpack(received.x)
+            copy = rows.clone()
+        assert rows.data_ptr() == torch.from_dlpack(received.x).data_ptr()
+        assert received.x.__dlpack_device__() == (2, torch.cuda.current_device())
+        torch.cuda.synchronize()
+        assert torch.equal(copy, received.x.to_library(torch.Tensor)) and copy.min() > -8
+        del rows, received
+
+
+@pytest.mark.ranks(2)
+def test_tensors_outlive_their_buffer():
+    buffer, batch = make_core_buffer(), Batch(64, generator(dist.get_rank()))
+    received = buffer.dispatch(batch.x, topk_idx=batch.topk_idx, num_experts=NUM_EXPERTS)
+    rows, handle = received.x.to_library(torch.Tensor), received.handle
+    expected = rows.clone()
+    del received, buffer
+    gc.collect()
+    torch.cuda.synchronize()
+    assert torch.equal(rows, expected) and handle.num_recv_tokens == len(rows)
+
+
+@pytest.mark.ranks(2)
+def test_buffers_of_a_process_share_a_communication_stream():
+    first, second = make_buffer(), make_buffer()
+    assert first.get_comm_stream() == second.get_comm_stream() != torch.cuda.current_stream()
+    assert first.get_comm_stream().device == torch.device(device_name())
+    assert deep_ep.Buffer(dist.group.WORLD).get_comm_stream() == first.get_comm_stream()
+
+
+@pytest.mark.ranks(2)
+def test_events_hold_back_streams_and_not_the_host():
+    side, gate = torch.cuda.Stream(), torch.zeros(1)
+    torch.cuda._sleep(20_000_000)
+    gate.fill_(1)
+    event = deep_ep.EventOverlap(deep_ep.EventHandle())
+    with torch.cuda.stream(side):
+        with event:
+            pass
+        assert not event.event.event.is_done()
+        seen = gate.clone()
+    torch.cuda.synchronize()
+    assert seen.item() == 1 and event.event.event.is_done()
+
+
+@pytest.mark.ranks(2)
+def test_tensors_of_the_host_are_refused_by_name():
+    buffer = make_core_buffer()
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    with pytest.raises(flexep.Error, match="device") as error:
+        buffer.dispatch(torch.zeros(1, 8, device="cpu"), topk_idx=ids, num_experts=2)
+    assert error.value.argument == "x"
+
+
+@pytest.mark.ranks(1)
+def test_arrays_of_cupy_go_in_and_out():
+    cupy = pytest.importorskip("cupy")
+    buffer = flexep.ElasticBuffer(flexep.Communicator.single(), device=device_name())
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        x = cupy.arange(32, dtype=cupy.float32).reshape(2, 16)
+        ids = cupy.zeros((2, 1), dtype=cupy.int64)
+        received = buffer.dispatch(x, topk_idx=ids, num_experts=1, stream=stream.ptr)
+        assert (cupy.from_dlpack(received.x) == x).all()
+
+
+@pytest.mark.ranks(1)
+def test_types_arrive_as_they_were():
+    buffer = flexep.ElasticBuffer(flexep.Communicator.single(), device=device_name())
+    ids = torch.zeros(2, 1, dtype=torch.int64)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int8):
+        x = torch.arange(64).reshape(2, 32).to(dtype)
+        received = torch.from_dlpack(buffer.dispatch(x, topk_idx=ids, num_experts=1).x)
+        assert received.dtype == dtype and torch.equal(received, x)
