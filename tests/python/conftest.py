@@ -11,8 +11,8 @@ import pytest
 from ranks import Ranks, has_gpu
 
 _DEVICES = os.environ.get("FLEXEP_TEST_DEVICES", "cpu,cuda").split(",")
-# Ranks of a GPU take seconds to start: they serve many tests.
-_standing = {}
+# Ranks of a GPU take seconds to start: they serve all tests of their number, one after the other.
+_standing = []
 
 
 def pytest_configure(config):
@@ -29,6 +29,14 @@ def pytest_generate_tests(metafunc):
     metafunc.fixturenames += ["num_ranks", "device"]
     metafunc.parametrize("device", devices)
     metafunc.parametrize("num_ranks", mark.args)
+
+
+def pytest_collection_modifyitems(items):
+    def ranks_of_gpu(item):
+        params = getattr(item, "callspec", None) and item.callspec.params
+        return params.get("num_ranks", 0) if params and params.get("device") == "cuda" else 0
+
+    items.sort(key=ranks_of_gpu)
 
 
 def _excluded(test):
@@ -50,7 +58,7 @@ def pytest_pyfunc_call(pyfuncitem):
     ranks = _take_ranks(num_ranks, device)
     failures = ranks.run(pyfuncitem.obj, arguments)
     if device == "cuda" and not failures:
-        _standing[num_ranks] = ranks
+        _standing.append(ranks)
     else:
         failures = failures or ranks.stop()
     if failures:
@@ -60,10 +68,14 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def _take_ranks(num_ranks, device):
-    standing = _standing.pop(num_ranks, None) if device == "cuda" else None
-    return standing or Ranks(num_ranks, device)
+    if _standing:
+        ranks = _standing.pop()
+        if device == "cuda" and len(ranks) == num_ranks:
+            return ranks
+        ranks.stop()
+    return Ranks(num_ranks, device)
 
 
 def pytest_sessionfinish():
-    for ranks in _standing.values():
+    for ranks in _standing:
         ranks.stop()

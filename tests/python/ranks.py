@@ -9,7 +9,7 @@ import socket
 import sys
 import traceback
 
-_SECONDS = 120
+_SECONDS = int(os.environ.get("FLEXEP_TEST_SECONDS", "120"))
 
 
 @functools.cache
@@ -71,6 +71,9 @@ class Ranks:
             self._processes[-1].start()
             theirs.close()
             self._pipes.append(mine)
+
+    def __len__(self):
+        return len(self._processes)
 
     def run(self, function, arguments):
         """Runs function(**arguments) on all; returns what failed, a text for each rank."""
