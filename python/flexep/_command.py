@@ -11,6 +11,7 @@ import sys
 import tempfile
 from typing import Any
 
+from ._core import has_cuda
 from .errors import Error
 
 _COMMAND = pathlib.Path(__file__).parent / "bin" / "flexep"
@@ -23,12 +24,15 @@ def command_path() -> str:
     return str(_COMMAND)
 
 
-def check(*, cases: int = 60, seed: int = 1, **options: Any) -> str:
+def check(*, cases: int = 60, seed: int = 1, device: str | None = None, **options: Any) -> str:
     """Holds random dispatches and combines against the reference on this machine; returns the summary.
 
-    `options` are those of `flexep check`: `ranks=[2, 4]` is `--ranks 2 4`. Raises Error, with what was found, if a case fails.
+    Without `device` it does so on the CPU, and on the GPU where this build can use one. `options` are those of `flexep check`:
+    `ranks=[2, 4]` is `--ranks 2 4`. Raises Error, with what was found, if a case fails.
     """
-    return _run("check", options | {"cases": cases, "seed": seed})
+    devices = [device] if device else ["cpu", "cuda"] if _has_gpu() else ["cpu"]
+    options |= {"cases": cases, "seed": seed}
+    return "".join(_run("check", {"device": device} | _DEFAULTS.get(device, {}) | options) for device in devices)
 
 
 def bench(**options: Any) -> dict[str, Any]:
@@ -49,6 +53,15 @@ def main() -> None:
     except Error as error:
         sys.exit(str(error))
     os.execv(path, ["flexep", *sys.argv[1:]])
+
+
+# Processes that share a GPU need its multi-process service, which threads do not.
+_DEFAULTS = {"cpu": {}, "cuda": {"transport": "in_process"}}
+
+
+def _has_gpu() -> bool:
+    # Asks nothing of CUDA, which a program may want to start in other processes.
+    return has_cuda and os.path.exists("/dev/nvidiactl")
 
 
 def _run(subcommand: str, options: dict[str, Any]) -> str:
