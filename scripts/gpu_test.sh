@@ -1,60 +1,157 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# ./scripts/gpu_test.sh [<folder>]   builds and runs all that needs a GPU: tests, check, benchmarks. Results go into <folder>,
-#                                    bench/results/<GPU> by default. FLEXEP_BIN names a folder with binaries that are built already.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# ./scripts/gpu_test.sh [--test-only | --bench-only] [<folder>]
+#
+# Builds and runs all that needs a GPU: tests, the stress test, random cases against the reference, sanitizers, then benchmarks, whose
+# results go into <folder>, bench/results/<GPU> by default. Nothing is downloaded.
+#   FLEXEP_BIN             a folder with binaries that are built already: flexep, cuda_stress and the tests
+#   FLEXEP_BENCH_SECS      benchmarks that would begin later than so many seconds after the first are left out (default 225)
+#   FLEXEP_STRESS_ROUNDS   rounds of the stress test, over threads and over processes (default 10000)
+#   FLEXEP_CASES           random cases, for each transport and kind of arena (default 210)
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+do_test=1 do_bench=1 results=
+for argument in "$@"; do
+  case "$argument" in
+    --test-only) do_bench=0 ;;
+    --bench-only) do_test=0 ;;
+    -*) echo "$argument: no such option" >&2 && exit 2 ;;
+    *) results="$argument" ;;
+  esac
+done
 
 # "NVIDIA H100 80GB HBM3" -> h100, "NVIDIA H200" -> h200: the folders that are there.
 gpu="$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | awk '{print tolower($2)}')"
-results="${1:-bench/results/$gpu}"
+results="${results:-bench/results/$gpu}"
 mkdir -p "$results"
+export FLEXEP_TIMEOUT_SECS="${FLEXEP_TIMEOUT_SECS:-30}"
 
-if [[ -n ${FLEXEP_BIN-} ]]; then
-  flexep="$FLEXEP_BIN/flexep"
-  tests=("$FLEXEP_BIN"/cuda_*_test)
-else
-  cmake --preset release -DFLEXEP_CUDA=ON
-  cmake --build --preset release --target flexep_command cuda_kernels_test cuda_buffer_test
-  flexep=build/release/tools/flexep/flexep
-  tests=(build/release/tests/cuda/cuda_*_test)
-fi
+build() {
+  if [[ -n ${FLEXEP_BIN-} ]]; then
+    tests="$FLEXEP_BIN" flexep="$FLEXEP_BIN/flexep" stress="$FLEXEP_BIN/cuda_stress"
+    return
+  fi
+  tests=build/release/tests/cuda flexep=build/release/tools/flexep/flexep stress=build/release/tests/cuda/stress/cuda_stress
+  cmake --preset release -DFLEXEP_CUDA=ON || exit 1
+  cmake --build --preset release --target flexep_command cuda_stress cuda_tests || exit 1
+}
 
-for test in "${tests[@]}"; do
-  echo "== $(basename "$test")"
-  "$test" --gtest_brief=1
-done
+failed=()
+# step <name> <command...>: says how it went, and its output where it failed.
+step() {
+  local name="$1" log begin=$SECONDS
+  shift
+  log="$(mktemp)"
+  if "$@" >"$log" 2>&1; then
+    echo "passed: $name ($((SECONDS - begin)) s): $(tail -1 "$log")"
+  else
+    echo "FAILED: $name ($((SECONDS - begin)) s)"
+    tail -30 "$log"
+    failed+=("$name")
+  fi
+  rm -f "$log"
+}
 
 # Processes that share a GPU run at the same time only under the multi-process service: one of our own, in a folder of its own.
-pipes="$(mktemp -d)"
-export CUDA_MPS_PIPE_DIRECTORY="$pipes/pipe" CUDA_MPS_LOG_DIRECTORY="$pipes/log"
-mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+start_mps() {
+  pipes="$(mktemp -d)"
+  export CUDA_MPS_PIPE_DIRECTORY="$pipes/pipe" CUDA_MPS_LOG_DIRECTORY="$pipes/log"
+  mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+  trap stop_mps EXIT
+  nvidia-cuda-mps-control -d
+}
 stop_mps() {
-  echo quit | nvidia-cuda-mps-control >/dev/null 2>&1 || true
+  echo quit | timeout 10 nvidia-cuda-mps-control >/dev/null 2>&1
   rm -rf "$pipes"
+  unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+  trap - EXIT
 }
-trap stop_mps EXIT
-nvidia-cuda-mps-control -d
 
-export FLEXEP_TIMEOUT_SECS="${FLEXEP_TIMEOUT_SECS:-30}"
-for transport in in_process shm; do
-  echo "== check, $transport"
-  "$flexep" check --device cuda --transport "$transport" --ranks 1,2,3,4,8 --cases "${FLEXEP_CASES:-200}"
-done
-
-bench() {  # <name> <transport> <options...>
-  local name="$1" transport="$2"
-  shift 2
-  "$flexep" bench --device cuda --transport "$transport" --ranks 8 --experts 256 --topk 8 --hidden 7168 \
-    --json "$results/$(date +%F)-cuda-$transport-$name.json" "$@"
+stress_processes() {  # <ranks> <rounds>
+  "$flexep" launch -n "$1" --no-prefix -- "$stress" --rounds "$2"
 }
-for transport in in_process shm; do
-  echo "== bench, $transport"
-  bench compact-4096 "$transport" --tokens 4096
-  bench compact-4096-6-sms "$transport" --tokens 4096 --num-sms 6
-  bench expanded-4096 "$transport" --tokens 4096 --layout expanded
-  bench ordinary-4096 "$transport" --tokens 4096 --input ordinary --ops combine
-  bench compact-128 "$transport" --tokens 128 --warmup 20 --iters 200
-  bench compact-1 "$transport" --tokens 1 --warmup 20 --iters 200
-done
+
+check() {  # <transport> <memory>
+  "$flexep" check --device cuda --transport "$1" --memory "$2" --ranks 1,2,3,4,5,7,8 --cases "${FLEXEP_CASES:-210}"
+}
+
+# Kernels that wait for each other, as a sanitizer sees them: few rounds, since it makes them a hundred times slower.
+sanitize() {  # <tool>
+  compute-sanitizer --tool "$1" --error-exitcode 9 "$stress" --ranks 2 --rounds 12
+}
+
+run_tests() {
+  local rounds="${FLEXEP_STRESS_ROUNDS:-10000}" test transport memory tool
+  for test in "$tests"/cuda_*_test; do
+    [[ $test == */cuda_processes_test ]] || step "$(basename "$test")" "$test" --gtest_brief=1
+  done
+  step "stress, 2 ranks" "$stress" --ranks 2 --rounds $((rounds / 10))
+  step "stress, 8 ranks" "$stress" --ranks 8 --rounds "$rounds"
+  for tool in memcheck initcheck synccheck racecheck; do step "$tool" sanitize "$tool"; done
+
+  start_mps
+  step cuda_processes_test "$tests/cuda_processes_test" --gtest_brief=1
+  step "stress, 3 processes" stress_processes 3 $((rounds / 10))
+  step "stress, 8 processes" stress_processes 8 "$rounds"
+  for transport in in_process shm; do
+    for memory in device pinned_host; do step "check, $transport, $memory" check "$transport" "$memory"; done
+  done
+  stop_mps
+}
+
+# bench <name> <options...>: 8 ranks as processes, unless the options say otherwise.
+bench() {
+  local name="$1"
+  shift
+  if ((SECONDS - bench_begin > ${FLEXEP_BENCH_SECS:-225})); then
+    echo "left out: $name"
+    return
+  fi
+  echo "-- $name"
+  timeout 60 "$flexep" bench --device cuda --transport shm --ranks 8 --experts 256 --topk 8 --hidden 7168 --tokens 4096 \
+    --warmup 3 --iters 20 --json "$results/$(date +%F)-cuda-shm-$name.json" "$@" || failed+=("bench $name")
+}
+
+# What was asked for first, then what explains it.
+run_benchmarks() {
+  bench_begin=$SECONDS
+  local large="dispatch,cached_dispatch,combine" pair="dispatch,combine" small="--warmup 30 --iters 300" sms
+  start_mps
+  bench compact-4096 --ops $large
+  bench compact-4096-6-sms --ops $pair --num-sms 6
+  bench expanded-4096 --ops $large --layout expanded
+  bench ordinary-4096 --ops combine --input ordinary
+  bench registered-4096 --ops combine --input registered
+  # shellcheck disable=SC2086
+  {
+    bench compact-128 $small --tokens 128
+    bench graph-128 $small --tokens 128 --sync none --graph 1 --ops round_trip,dispatch,combine
+    bench graph-20-128 $small --tokens 128 --sync none --graph 20 --ops round_trip
+    bench graph-1 $small --tokens 1 --sync none --graph 1 --ops round_trip,dispatch,combine
+    bench graph-20-1 $small --tokens 1 --sync none --graph 20 --ops round_trip
+    bench compact-1 $small --tokens 1
+  }
+  bench fp8-4096 --ops dispatch,cached_dispatch --dtype fp8_e4m3
+  bench zipf-4096 --ops $pair --routing zipf:1.2
+  bench 4-ranks-4096 --ranks 4 --ops $large
+  bench active-1-sm --active-ranks 1 --num-sms 1 --ops $pair
+  bench active-8-sms --active-ranks 1 --num-sms 8 --ops $pair
+  bench 4-ranks-gemm-6-sms --ranks 4 --num-sms 6 --ops $pair --gemm-beside
+  bench 4-ranks-gemm-16-sms --ranks 4 --num-sms 16 --ops $pair --gemm-beside
+  for sms in 4 16; do bench "pinned-host-$sms-sms" --memory pinned_host --num-sms "$sms" --tokens 1024 --ops $pair; done
+  for sms in 4 8 12; do bench "compact-4096-$sms-sms" --ops $pair --num-sms "$sms"; done
+  for sms in 4 8 24 32; do bench "4-ranks-4096-$sms-sms" --ranks 4 --ops $pair --num-sms "$sms"; done
+  for sms in 48 64; do bench "2-ranks-4096-$sms-sms" --ranks 2 --ops $pair --num-sms "$sms"; done
+  stop_mps
+}
+
+build
+((do_test)) && run_tests
+((do_bench)) && run_benchmarks
+if ((${#failed[@]})); then
+  printf 'FAILED: %s\n' "${failed[@]}"
+  exit 1
+fi
+echo "all passed"
