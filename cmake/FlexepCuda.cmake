@@ -5,6 +5,7 @@
 set(FLEXEP_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE FLEXEP_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(FLEXEP_CUDA_ARCHITECTURES 90a CACHE STRING "GPU architectures to compile for, as CMAKE_CUDA_ARCHITECTURES")
+option(FLEXEP_NVTX "Name the operations of the CUDA backend in the timelines of NVIDIA's profilers" OFF)
 # CI compiles everything: a compiler that is missing there shall not pass unnoticed.
 if(FLEXEP_CUDA STREQUAL "AUTO" AND DEFINED ENV{CI} AND NOT "$ENV{CI}" STREQUAL "")
   set(FLEXEP_CUDA_IS_REQUIRED ON)

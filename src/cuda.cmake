@@ -7,11 +7,18 @@ flexep_layer(kernels/cuda
   USES routing common
   LINKS CUDA::cudart_static)
 flexep_layer(backend/cuda
-  SOURCES boundary.cc check_cuda.cc device_arena.cc device_range.cc driver_api.cc growth_board.cc peer_ranges.cc result_slots.cc stream.cc
+  SOURCES boundary.cc capture.cc check_cuda.cc device_arena.cc device_range.cc driver_api.cc growth_board.cc peer_ranges.cc result_slots.cc stream.cc
   USES kernels/cuda transport routing common
   LINKS CUDA::cudart_static fmt::fmt Threads::Threads)
+set(ranges_source no_nvtx_range.cc)
+if(FLEXEP_NVTX)
+  set(ranges_source nvtx_range.cc)
+endif()
 flexep_layer(cuda_engine
-  SOURCES combine.cc dense_copy.cc device_group.cc device_planned_engine.cc dispatch.cc flight.cc handle_state.cc operation.cc
-    verdict_errors.cc
+  SOURCES captured_reports.cc combine.cc dense_copy.cc device_group.cc device_planned_engine.cc dispatch.cc flight.cc handle_state.cc operation.cc
+    verdict_errors.cc ${ranges_source}
   USES core backend/cuda kernels/cuda backend transport routing common
   LINKS CUDA::cudart_static fmt::fmt Threads::Threads)
+if(FLEXEP_NVTX)
+  target_link_libraries(flexep_cuda_engine PRIVATE CUDA::nvtx3)
+endif()

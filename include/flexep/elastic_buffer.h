@@ -125,6 +125,10 @@ struct DispatchArgs {
   /// event is done. What only the data tell (bad ids, T > N, another rank's error) is not thrown by the call:
   /// nothing is routed on any rank, and check(), barrier() or the next dispatch with host sync throws it.
   std::optional<bool> do_cpu_sync;
+  /// On a GPU, without host sync: int32 [1], how many rows of x, from the first, are tokens; at most T. Read
+  /// when the operation runs, so that a captured dispatch can have another number at each replay. Rows of a
+  /// combine's output beyond them are uninitialised.
+  Tensor num_tokens;
   /// Refuses weights of routed pairs that are NaN or infinite. Costs a pass over them.
   bool check_weights = false;
 

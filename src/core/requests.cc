@@ -27,6 +27,7 @@ void check_devices(const DispatchArgs& args, const RankContext& context) {
   check_device("sf", args.sf, context);
   check_device("topk_idx", args.topk_idx, context);
   check_device("topk_weights", args.topk_weights, context);
+  check_device("num_tokens", args.num_tokens, context);
   check_device("cumulative_local_expert_recv_stats", args.cumulative_local_expert_recv_stats, context);
 }
 
@@ -180,6 +181,15 @@ bool resolve_do_cpu_sync(const DispatchArgs& args, int rank) {
   return args.handle.do_cpu_sync();
 }
 
+void check_num_tokens(const DispatchArgs& args, const RankContext& context, bool do_cpu_sync) {
+  if (!args.num_tokens) return;
+  require_argument(!context.device.is_host() && !args.handle && !do_cpu_sync, "num_tokens",
+                   "num_tokens on rank {} is for a fresh dispatch on a GPU, without host sync", context.rank);
+  require_argument(args.num_tokens.dtype() == DType::kInt32 && args.num_tokens.shape() == Shape{1},
+                   "num_tokens", "num_tokens on rank {} is {} {}, but must be int32 [1]", context.rank,
+                   name_of(args.num_tokens.dtype()), args.num_tokens.shape());
+}
+
 // This rank's part in the agreement on N.
 int resolve_num_max_tokens(const DispatchArgs& args, const RankContext& context, bool do_cpu_sync) {
   const int num_tokens = static_cast<int>(args.x.size(0));
@@ -256,6 +266,7 @@ DispatchRequest resolve_dispatch(const DispatchArgs& args, const RankContext& co
   check_stats(args.cumulative_local_expert_recv_stats, request.shape.num_local_experts(), context.rank);
   request.idx_dtype = is_cached ? args.handle.state().idx_dtype : args.topk_idx.dtype();
   request.do_cpu_sync = resolve_do_cpu_sync(args, context.rank);
+  check_num_tokens(args, context, request.do_cpu_sync);
   request.num_max_tokens_per_rank = is_cached ? args.handle.num_max_tokens_per_rank()
                                               : resolve_num_max_tokens(args, context, request.do_cpu_sync);
   require_argument(args.max_recv_tokens >= 0 && !(is_cached && args.max_recv_tokens > 0), "max_recv_tokens",

@@ -30,14 +30,24 @@ CombineResult Combine::run() {
     for (Tensor& bias : args_.bias) bias = dense(bias);
   });
   const std::shared_ptr<Flight> flight = launch();
-  flight->keep({args_.x, args_.topk_weights, args_.bias[0], args_.bias[1], state().device_plan});
-  flight->when_done([&group = group_, handle = args_.handle, row_bytes = request_.row_bytes,
-                     is_per_token = launch_.header.x_is_per_token != 0,
-                     staging_bytes = staging_bytes_](const Flight&) {
-    group.count_combine(handle.state(), static_cast<std::int64_t>(row_bytes), is_per_token, staging_bytes);
-  });
+  flight->keep(std::make_shared<const CombineArgs>(args_));
+  if (is_captured_) {
+    flight->keep(std::make_shared<const CombineResult>(result_));
+    flight->keep(std::make_shared<const DeviceArena::Block>(std::move(staged_x_)));
+    flight->keep(std::make_shared<const DeviceArena::Block>(std::move(staged_weights_)));
+  } else {
+    count_when_done(*flight);
+  }
   result_.event = let_follow(flight, args_.async_with_compute_stream);
   return result_;
+}
+
+void Combine::count_when_done(Flight& flight) const {
+  flight.when_done([&group = group_, handle = args_.handle, row_bytes = request_.row_bytes,
+                    is_per_token = launch_.header.x_is_per_token != 0,
+                    staging_bytes = staging_bytes_](const Flight&) {
+    group.count_combine(handle.state(), static_cast<std::int64_t>(row_bytes), is_per_token, staging_bytes);
+  });
 }
 
 void Combine::resolve() {

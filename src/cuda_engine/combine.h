@@ -21,6 +21,7 @@ class Combine final : Operation {
   void offer_rows();
   void offer_weights();
   std::shared_ptr<Flight> launch();
+  void count_when_done(Flight& flight) const;
 
   const DispatchState& state() const { return args_.handle.state(); }
 

@@ -108,6 +108,7 @@ void DeviceGroup::lay_out_tables() {
 // Pairs that share a row are not counted on the device: every row stands for itself.
 void DeviceGroup::count_dispatch(const DispatchState& handle, std::int64_t row_bytes) {
   const auto& num_rows = handle.send.num_rows_per_rank;
+  const std::lock_guard lock(counting_);
   meter.begin();
   const std::int64_t bytes_written = meter.add_rows(num_rows, num_rows, static_cast<std::size_t>(row_bytes));
   meter.add_memory(handle.num_tokens * row_bytes, bytes_written);
@@ -117,6 +118,7 @@ void DeviceGroup::count_dispatch(const DispatchState& handle, std::int64_t row_b
 void DeviceGroup::count_combine(const DispatchState& handle, std::int64_t row_bytes, bool is_per_token,
                                 std::int64_t staging_bytes) {
   const auto& num_rows = is_per_token ? handle.send.num_tokens_per_rank : handle.send.num_rows_per_rank;
+  const std::lock_guard lock(counting_);
   meter.begin();
   const std::int64_t bytes_read =
       meter.add_rows(num_rows, handle.send.num_rows_per_rank, static_cast<std::size_t>(row_bytes));

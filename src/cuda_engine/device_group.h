@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 
 #include "backend/cuda/device_arena.h"
 #include "backend/cuda/peer_ranges.h"
@@ -46,14 +47,15 @@ struct DeviceGroup {
   std::shared_ptr<CUstream_st> communication;
   std::shared_ptr<PeerRanges> ranges;
   std::shared_ptr<DeviceArena> arena;
-  DeviceArena::Block tables;  ///< mailbox, state and tables: what `peers` points to
-  DeviceArena::Block workspace;
+  DeviceArena::Block tables;                      ///< mailbox, state and tables: what `peers` points to
+  std::shared_ptr<DeviceArena::Block> workspace;  ///< of dispatches; captured ones keep theirs
   Peers peers;
   std::unique_ptr<ResultSlots> results;
 
   OperationMeter meter;
 
  private:
+  std::mutex counting_;  ///< events are waited for on any thread
   void prepare_device();
   void lay_out_tables();
 };

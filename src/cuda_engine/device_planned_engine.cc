@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <mutex>
 #include <type_traits>
 #include <utility>
 
+#include "backend/cuda/capture.h"
 #include "backend/cuda/check_cuda.h"
 #include "core/buffer_engine.h"
 #include "core/deferred_error.h"
@@ -9,6 +11,7 @@
 #include "cuda_engine/device_group.h"
 #include "cuda_engine/dispatch.h"
 #include "cuda_engine/flight.h"
+#include "cuda_engine/nvtx_range.h"
 #include "flexep/cuda.h"
 #include "flexep/error.h"
 
@@ -24,6 +27,7 @@ class DevicePlannedEngine final : public BufferEngine {
   ~DevicePlannedEngine() override {
     try {
       const cuda::DeviceGuard guard(group_.device());
+      const cuda::RelaxedCapture relaxed;
       flights_.drain();
     } catch (const Error&) {
       // The device has failed: nothing is in flight any more.
@@ -40,21 +44,21 @@ class DevicePlannedEngine final : public BufferEngine {
   bool supports_async() const override { return true; }
 
   DispatchResult dispatch(const DispatchArgs& args) override {
-    return guarded([&] {
+    return guarded(args.handle ? "cached dispatch" : "dispatch", [&] {
       collect();
       return cuda::Dispatch(group_, flights_, args, ++sequence_number_).run(take_unheard());
     });
   }
 
   CombineResult combine(const CombineArgs& args) override {
-    return guarded([&] {
+    return guarded("combine", [&] {
       collect();
       return cuda::Combine(group_, flights_, args, ++sequence_number_).run();
     });
   }
 
   void barrier() override {
-    guarded([&] {
+    guarded("barrier", [&] {
       const std::exception_ptr unheard = drain();
       Agreement(*group_.transport).exchange({"barrier", ++sequence_number_}, [&] {
         if (unheard) std::rethrow_exception(unheard);
@@ -64,7 +68,7 @@ class DevicePlannedEngine final : public BufferEngine {
   }
 
   void check() override {
-    guarded([&] {
+    guarded("check", [&] {
       if (const std::exception_ptr unheard = drain()) std::rethrow_exception(unheard);
     });
   }
@@ -75,15 +79,23 @@ class DevicePlannedEngine final : public BufferEngine {
 
   Tensor empty(const Shape& shape, DType dtype) override {
     const cuda::DeviceGuard guard(group_.device());
+    const cuda::RelaxedCapture relaxed;
     const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
-    auto block = group_.arena->reserve(num_bytes, cuda::current_stream());
+    const cudaStream_t stream = cuda::current_stream();
+    auto block = group_.arena->reserve(num_bytes, stream);
     block.add_user(group_.stream());
-    return group_.arena->make_tensor(std::move(block), shape, dtype);
+    Tensor tensor = group_.arena->make_tensor(std::move(block), shape, dtype);
+    if (cuda::is_captured(stream)) cuda::keep_with_graph_of(stream, tensor.owner());
+    return tensor;
   }
 
   BufferCounters counters() const override {
     const cuda::DeviceGuard guard(group_.device());
-    keep(flights_.drain());
+    const cuda::RelaxedCapture relaxed;
+    {
+      const std::lock_guard lock(mutex_);
+      keep(flights_.drain());
+    }
     return group_.meter.read();
   }
   std::int64_t arena_bytes() const override { return static_cast<std::int64_t>(group_.arena->num_bytes()); }
@@ -104,8 +116,12 @@ class DevicePlannedEngine final : public BufferEngine {
   // After a failure of the group a rank that is thought gone may wake up and store into memory that was
   // announced to it.
   template <typename Work>
-  std::invoke_result_t<Work> guarded(Work work) {
+  std::invoke_result_t<Work> guarded(const char* name, Work work) {
+    const cuda::NvtxRange range(name);
     const cuda::DeviceGuard guard(group_.device());
+    const cuda::RelaxedCapture relaxed;
+    const std::lock_guard lock(mutex_);
+    cuda::release_from_gone_graphs();
     try {
       return work();
     } catch (const TimeoutError&) {
@@ -118,6 +134,7 @@ class DevicePlannedEngine final : public BufferEngine {
   }
 
   cuda::DeviceGroup group_;
+  mutable std::mutex mutex_;  ///< of what follows: counters() may be called beside an operation
   mutable cuda::Flights flights_;
   mutable std::exception_ptr unheard_;  ///< the first error of an operation that nobody has heard of
   std::uint64_t sequence_number_ = 0;

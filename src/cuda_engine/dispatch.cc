@@ -44,19 +44,28 @@ DispatchResult Dispatch::run(const std::exception_ptr& unheard) {
     fresh->num_max_tokens_per_rank = flight->result().num_max_tokens_per_rank;
   }
   make_outputs();
-  flight->keep({args_.x, args_.sf, args_.topk_idx, args_.topk_weights,
-                args_.cumulative_local_expert_recv_stats, result_.handle.state().device_plan});
-  const auto row_bytes = static_cast<std::int64_t>(request_.format.row_bytes);
-  flight->when_done([&group = group_, fresh, handle = result_.handle, row_bytes](const Flight& landed) {
-    if (fresh && !fresh->is_planned) fill_counts(*fresh, landed);
-    if (fresh) fresh->rows_have_arrived = true;
-    group.count_dispatch(handle.state(), row_bytes);
-  });
+  flight->keep(std::make_shared<const DispatchArgs>(args_));
+  if (is_captured_) {
+    flight->keep(std::make_shared<const DispatchResult>(result_));
+    flight->keep(group_.workspace);
+  } else {
+    count_when_done(*flight);
+  }
   result_.event = let_follow(flight, args_.async_with_compute_stream);
   // Somebody has to wait for the counts, and be it later.
   if (fresh && !waits_for_sizes_)
     result_.event = Event(std::static_pointer_cast<const Event::Moment>(flight));
   return result_;
+}
+
+void Dispatch::count_when_done(Flight& flight) const {
+  const auto row_bytes = static_cast<std::int64_t>(request_.format.row_bytes);
+  flight.when_done(
+      [&group = group_, fresh = fresh_, handle = result_.handle, row_bytes](const Flight& landed) {
+        if (fresh && !fresh->is_planned) fill_counts(*fresh, landed);
+        if (fresh) fresh->rows_have_arrived = true;
+        group.count_dispatch(handle.state(), row_bytes);
+      });
 }
 
 void Dispatch::resolve() {
@@ -69,6 +78,8 @@ void Dispatch::resolve() {
                    request_.shape.num_experts, kMaxExperts);
   require_argument(!args_.check_weights, "check_weights", "not supported on cuda yet: check_weights");
   waits_for_sizes_ = !args_.handle && request_.do_cpu_sync;
+  require_argument(!waits_for_sizes_ || !is_captured_, "do_cpu_sync",
+                   "a dispatch with host sync cannot be captured into a graph, on rank {}", group_.rank());
 }
 
 void Dispatch::prepare_inputs() {
@@ -142,7 +153,8 @@ ExchangeHeader Dispatch::announce() const {
 std::shared_ptr<Flight> Dispatch::launch() {
   const std::size_t scratch =
       dispatch_workspace_bytes(request_.num_sms, group_.num_ranks(), request_.shape.num_experts);
-  if (scratch > group_.workspace.num_bytes()) group_.workspace = reserve(scratch);
+  if (!group_.workspace || scratch > group_.workspace->num_bytes())
+    group_.workspace = std::make_shared<DeviceArena::Block>(reserve(scratch));
   const DispatchState& state = result_.handle.state();
   DispatchLaunch launch{.peers = group_.peers,
                         .num_sms = request_.num_sms,
@@ -152,6 +164,7 @@ std::shared_ptr<Flight> Dispatch::launch() {
                         .expert_alignment = request_.shape.expert_alignment,
                         .do_zero_padding = request_.do_zero_padding,
                         .num_tokens = request_.num_tokens,
+                        .device_num_tokens = static_cast<const std::int32_t*>(args_.num_tokens.data()),
                         .topk_idx = args_.handle ? state.topk_idx.data() : args_.topk_idx.data(),
                         .kept_topk_idx = args_.handle ? nullptr : state.topk_idx.data(),
                         .x = static_cast<const std::byte*>(args_.x.data()),
@@ -164,7 +177,7 @@ std::shared_ptr<Flight> Dispatch::launch() {
                             static_cast<std::int32_t*>(args_.cumulative_local_expert_recv_stats.data()),
                         .plan = static_cast<std::byte*>(state.device_plan.data()),
                         .plan_layout = plan_layout_,
-                        .workspace = group_.workspace.data()};
+                        .workspace = group_.workspace->data()};
   return take_off(request_.shape.num_local_experts(), [&](const Reports& reports) {
     launch.reports = reports;
     check(launch_dispatch(launch, group_.stream()), "launch a dispatch");

@@ -13,7 +13,7 @@ void Flight::land() const {
   if (!error_ && went) error_ = error_of_outcome(operation_, *result_, layout_.num_ranks);
   if (!error_ && went && action_) action_(*this);
   action_ = nullptr;
-  tensors_.clear();
+  kept_.clear();
 }
 
 OperationResult* Flights::take_result() {
@@ -39,6 +39,7 @@ std::exception_ptr Flights::collect() {
   while (!flights_.empty() && flights_.front()->is_done()) {
     if (auto error = land_oldest(); error && !first) first = error;
   }
+  if (auto error = captured_.take_failure(); error && !first) first = error;
   return first;
 }
 

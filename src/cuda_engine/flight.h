@@ -10,13 +10,14 @@
 
 #include "backend/cuda/result_slots.h"
 #include "backend/cuda/stream_moment.h"
+#include "cuda_engine/captured_reports.h"
 #include "cuda_engine/verdict_errors.h"
-#include "flexep/tensor.h"
 
 namespace flexep::cuda {
 
 /// One launched operation, until its kernel has completed and its result has been read. Its moment is the end
-/// of the kernel; whoever waits for it hears the operation's error.
+/// of the kernel; whoever waits for it hears the operation's error. Of a captured operation it is a moment of
+/// the graph, which keeps the flight, and the flight all that its replays need.
 class Flight final : public StreamMoment {
  public:
   /// @param stream  on which the kernel has just been launched.
@@ -36,8 +37,8 @@ class Flight final : public StreamMoment {
   const ResultLayout& layout() const { return layout_; }
   const OperationName& operation() const { return operation_; }
 
-  /// Keeps the tensors until the kernel has completed.
-  void keep(std::vector<Tensor> tensors) { tensors_ = std::move(tensors); }
+  /// Keeps memory that the kernel uses until it has completed.
+  void keep(std::shared_ptr<const void> memory) { kept_.push_back(std::move(memory)); }
   /// Called once when the operation has gone well, with the result.
   void when_done(std::function<void(const Flight&)> action) { action_ = std::move(action); }
   /// The caller has thrown the operation's error, or has nothing to hear.
@@ -62,7 +63,7 @@ class Flight final : public StreamMoment {
   mutable bool has_landed_ = false;
   mutable bool is_heard_ = false;
   mutable std::exception_ptr error_;
-  mutable std::vector<Tensor> tensors_;
+  mutable std::vector<std::shared_ptr<const void>> kept_;
   mutable std::function<void(const Flight&)> action_;
 };
 
@@ -70,12 +71,16 @@ class Flight final : public StreamMoment {
 /// at a time.
 class Flights {
  public:
-  explicit Flights(ResultSlots& slots) : slots_(slots) {}
+  explicit Flights(ResultSlots& slots) : slots_(slots), captured_(slots.take(), slots.take()) {}
 
   /// A zeroed result for a launch. Waits for the oldest operation when all results are out.
   OperationResult* take_result();
   void give_back(OperationResult* result) { slots_.give_back(result); }
   void add(std::shared_ptr<Flight> flight) { flights_.push_back(std::move(flight)); }
+  /// Where an operation that is captured reports, at each replay.
+  Reports reports_of_captured(const OperationName& operation, const ResultLayout& layout) {
+    return captured_.reports_of(operation, layout);
+  }
   /// Reads the results of what has completed. @return the first error that nobody has heard.
   std::exception_ptr collect();
   /// Waits until all has completed, then as collect.
@@ -85,6 +90,7 @@ class Flights {
   std::exception_ptr land_oldest();
 
   ResultSlots& slots_;
+  CapturedReports captured_;
   std::deque<std::shared_ptr<Flight>> flights_;
   std::exception_ptr unheard_;  ///< of what had to be waited for
 };

@@ -10,18 +10,38 @@
 #include "common/check.h"
 #include "common/deadline.h"
 #include "cuda_engine/dense_copy.h"
-#include "flexep/cuda.h"
 #include "kernels/cuda/refusal.h"
 
 namespace flexep::cuda {
 
 void Operation::follow(const Event& previous, const Event& before_rows) const {
+  require_argument(current_stream() != group_.stream(), "current_stream",
+                   "the current stream of rank {} is its communication stream, which cannot wait for itself",
+                   group_.rank());
+  require_argument(is_captured_ || !is_captured(group_.stream()), "current_stream",
+                   "the communication stream of rank {} is being captured with another stream than the "
+                   "current one, which is not",
+                   group_.rank());
   if (previous) {
     wait(previous, group_.stream());
   } else {
-    StreamEvent(current_stream()).hold_back(group_.stream());
+    follow_current_stream();
   }
   if (before_rows) wait(before_rows, group_.stream());
+  // An event from before the capture has made the host wait, and the communication stream join nothing.
+  if (is_captured_ && !is_captured(group_.stream())) follow_current_stream();
+}
+
+void Operation::follow_current_stream() const {
+  const auto point = std::make_shared<const StreamEvent>(current_stream());
+  point->hold_back(group_.stream());
+  if (!is_captured_) group_.arena->note_wait(point);
+}
+
+void Operation::keep(const std::shared_ptr<Flight>& flight) const {
+  if (is_captured_) return keep_with_graph_of(group_.stream(), flight);
+  group_.arena->note_operation(flight->point());
+  flights_.add(flight);
 }
 
 void Operation::check_num_sms(int num_sms) const {

@@ -104,6 +104,16 @@ TEST_F(CudaErrorsTest, MoreMultiprocessorsThanARanksShareAreRefused) {
                         "num_sms on rank 1 is 1000");
 }
 
+TEST_F(CudaErrorsTest, TheCommunicationStreamAsCurrentOneIsRefused) {
+  expect_rank_1_refused(errors_of([](ElasticBuffer& buffer) {
+                          const DispatchArgs args = good_args(buffer.rank());
+                          const cuda::StreamGuard guard(buffer.rank() == 1 ? cuda::communication_stream(kGpu)
+                                                                           : cuda::current_stream());
+                          buffer.dispatch(args);
+                        }),
+                        "the current stream of rank 1 is its communication stream");
+}
+
 TEST_F(CudaErrorsTest, HiddenThatDiffersIsAMismatchOnAllRanks) {
   const auto errors = errors_of([](ElasticBuffer& buffer) {
     DispatchArgs args = good_args(buffer.rank());

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <thread>
 
 #include "conformance/random.h"
 #include "conformance/run_case.h"
@@ -32,6 +33,29 @@ TEST_P(CudaBufferTest, AgreesWithTheReferenceToTheBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, CudaBufferTest, ::testing::Values(1, 2, 3, 4, 8));
+
+class CudaCountersTest : public flexep::testing::CudaTest {};
+
+TEST_F(CudaCountersTest, AreReadOnAnotherThreadMeanwhile) {
+  constexpr int kNumRounds = 50;
+  in_process(2, [&](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = kGpu});
+    std::atomic<bool> is_over{false};
+    std::thread reader([&] {
+      std::int64_t last = 0;
+      while (!is_over) {
+        const std::int64_t now = buffer.counters().dispatch.num_operations;
+        EXPECT_GE(now, last);
+        last = now;
+      }
+    });
+    for (int round = 0; round < kNumRounds; ++round) flexep::testing::expect_round_trip_works(buffer);
+    is_over = true;
+    reader.join();
+    EXPECT_EQ(buffer.counters().dispatch.num_operations, kNumRounds);
+    EXPECT_EQ(buffer.counters().combine.num_operations, kNumRounds);
+  });
+}
 
 }  // namespace
 }  // namespace flexep

@@ -139,6 +139,12 @@ TEST(DispatchErrorsTest, MoreTokensThanAFixedMaximumAreRefusedByName) {
   expect_rank_1_refused(errors, "num_max_tokens_per_rank", {"rank 1", "3", "2"});
 }
 
+TEST(DispatchErrorsTest, ANumberOfTokensInMemoryIsForGpus) {
+  DispatchArgs args = good_args(1);
+  args.num_tokens = tensor_of<std::int32_t>({1}, {1});
+  expect_rank_1_refused(errors_when_rank_1_passes(args), "num_tokens", {"rank 1"});
+}
+
 TEST(DispatchErrorsTest, ARankWithoutXIsRefused) {
   DispatchArgs args = good_args(1);
   args.x = {};

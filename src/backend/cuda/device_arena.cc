@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/capture.h"
 #include "common/math.h"
 #include "flexep/error.h"
 
@@ -63,7 +64,8 @@ void DeviceArena::record_stream(const void* data, cudaStream_t stream) {
 DeviceArena::Block DeviceArena::reserve(std::size_t num_bytes, cudaStream_t stream) {
   num_bytes = align_up(std::max(num_bytes, std::size_t{1}), kGranularity);
   const std::lock_guard lock(mutex_);
-  if (is_abandoned_) throw TransportError("this buffer is unusable since an earlier failure of its group");
+  require_usable();
+  fence_waiting();
   if (auto piece = free_.take(num_bytes)) return hand_out(std::move(*piece), stream);
   grow(num_bytes);
   return hand_out(*free_.take(num_bytes), stream);
@@ -71,9 +73,30 @@ DeviceArena::Block DeviceArena::reserve(std::size_t num_bytes, cudaStream_t stre
 
 DeviceArena::Block DeviceArena::reserve_largest(cudaStream_t stream) {
   const std::lock_guard lock(mutex_);
-  if (is_abandoned_) throw TransportError("this buffer is unusable since an earlier failure of its group");
+  require_usable();
+  fence_waiting();
   auto piece = free_.take_largest();
   return piece ? hand_out(std::move(*piece), stream) : Block();
+}
+
+void DeviceArena::note_operation(std::shared_ptr<const StreamEvent> point) {
+  const std::lock_guard lock(mutex_);
+  last_operation_ = std::move(point);
+}
+
+void DeviceArena::note_wait(std::shared_ptr<const StreamEvent> point) {
+  const std::lock_guard lock(mutex_);
+  last_waited_for_ = std::move(point);
+}
+
+void DeviceArena::require_usable() const {
+  if (is_abandoned_) throw TransportError("this buffer is unusable since an earlier failure of its group");
+}
+
+void DeviceArena::fence_waiting() {
+  const auto may_go = std::ranges::partition(waiting_, [&](const Return& r) { return !can_be_fenced(r); });
+  for (const Return& block : may_go) fence(block);
+  waiting_.erase(may_go.begin(), may_go.end());
 }
 
 // Only by what the free end of the range lacks; a quarter more, since routing varies from step to step.
@@ -97,30 +120,52 @@ void DeviceArena::grow(std::size_t num_bytes) {
 }
 
 DeviceArena::Block DeviceArena::hand_out(Pieces::Piece piece, cudaStream_t stream) {
-  for (const auto& fence : piece.fences) fence->hold_back(stream);
+  // A graph runs on other streams than the one that is captured, and has waited for nothing.
+  const bool has_waited = stream == stream_.get() && last_waited_for_ && !is_captured(stream);
+  for (const auto& fence : piece.fences) {
+    if (!has_waited || !last_waited_for_->covers(*fence)) fence->hold_back(stream);
+  }
   Block block(shared_from_this(), piece.offset, piece.num_bytes);
   block.add_user(stream);
   return block;
 }
 
 // Called by destructors, perhaps after the device has failed: what cannot be fenced is not handed out again.
-void DeviceArena::give_back(std::size_t offset, std::size_t num_bytes,
-                            const std::vector<cudaStream_t>& users) {
+void DeviceArena::give_back(Return block) {
   const std::lock_guard lock(mutex_);
   if (is_abandoned_) return;
   try {
-    const DeviceGuard guard(device_);
-    Pieces::Piece piece{offset, num_bytes, {}};
-    for (const cudaStream_t user : users) piece.fences.push_back(std::make_shared<const StreamEvent>(user));
-    const auto first = recorded_streams_.lower_bound(offset);
-    const auto last = recorded_streams_.lower_bound(offset + num_bytes);
-    for (auto recorded = first; recorded != last; ++recorded)
-      piece.fences.push_back(std::make_shared<const StreamEvent>(recorded->second));
+    const auto first = recorded_streams_.lower_bound(block.offset);
+    const auto last = recorded_streams_.lower_bound(block.offset + block.num_bytes);
+    for (auto recorded = first; recorded != last; ++recorded) block.users.push_back(recorded->second);
     recorded_streams_.erase(first, last);
-    free_.give(std::move(piece));
+    if (can_be_fenced(block)) {
+      fence(block);
+    } else {
+      waiting_.push_back(std::move(block));
+    }
   } catch (const Error&) {
     is_abandoned_ = true;
   }
+}
+
+// A point of a stream that is being captured would be one of the graph.
+bool DeviceArena::can_be_fenced(const Return& block) const {
+  return std::ranges::none_of(block.users,
+                              [&](cudaStream_t user) { return user != stream_.get() && is_captured(user); });
+}
+
+void DeviceArena::fence(const Return& block) {
+  const DeviceGuard guard(device_);
+  Pieces::Piece piece{block.offset, block.num_bytes, {}};
+  for (const cudaStream_t user : block.users) {
+    if (user != stream_.get()) {
+      piece.fences.push_back(std::make_shared<const StreamEvent>(user));
+    } else if (last_operation_) {
+      piece.fences.push_back(last_operation_);
+    }
+  }
+  free_.give(std::move(piece));
 }
 
 std::optional<std::uint64_t> DeviceArena::locate(const void* data, std::size_t num_bytes) const {
@@ -154,11 +199,11 @@ Tensor DeviceArena::make_tensor(Block block, const Shape& shape, const Shape& st
 }
 
 DeviceArena::Block::~Block() {
-  if (num_bytes_ > 0) arena_->give_back(offset_, num_bytes_, users_);
+  if (num_bytes_ > 0) arena_->give_back({offset_, num_bytes_, std::move(users_)});
 }
 
 void DeviceArena::Block::add_user(cudaStream_t stream) {
-  if (std::ranges::find(users_, stream) == users_.end()) users_.push_back(stream);
+  if (std::ranges::find(users_, stream) == users_.end() && !is_captured(stream)) users_.push_back(stream);
 }
 
 DeviceArena::Block DeviceArena::Block::take_front(std::size_t num_bytes) {

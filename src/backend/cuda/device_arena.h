@@ -19,8 +19,8 @@
 namespace flexep::cuda {
 
 /// One rank's device memory for outputs, inputs and staging, in stream order: a block that goes back is free
-/// behind the streams that may still use it, and a stream that takes it waits for them; the host never does.
-/// Safe to use from several threads.
+/// behind the streams that may still use it, and a stream that takes it waits for them; the host does only
+/// where the stream is being captured. Safe to use from several threads.
 class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
  public:
   /// Blocks begin at multiples of this and are no smaller.
@@ -43,6 +43,7 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
     std::size_t offset() const { return offset_; }
     std::byte* data() const { return arena_ ? arena_->range_->begin() + offset_ : nullptr; }
     /// The block is used on `stream`, too: it is free again behind what the stream has been given by then.
+    /// What a stream is given while it is captured does not count: the graph keeps the block.
     void add_user(cudaStream_t stream);
     /// Cuts `num_bytes`, rounded up to the granularity, off the front, with the same users.
     Block take_front(std::size_t num_bytes);
@@ -56,7 +57,7 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
     std::vector<cudaStream_t> users_;
   };
 
-  /// @param stream     on which blocks are used that outlive their buffer; the arena keeps it.
+  /// @param stream     the communication stream; the arena keeps it.
   /// @param max_bytes  the most that it may hold; 0 = what the device has.
   /// @param publish    called after each growth of the range, before memory of it is handed out: makes it
   /// reachable for
@@ -73,6 +74,12 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
   void record_stream(const void* data, cudaStream_t stream);
   /// The communication stream, on which operations write memory of the arena.
   cudaStream_t stream() const { return stream_.get(); }
+
+  /// What the communication stream has been given lies before `point`, from its operations' ends on: blocks
+  /// that it used go back behind the last one.
+  void note_operation(std::shared_ptr<const StreamEvent> point);
+  /// The communication stream waits for `point` already.
+  void note_wait(std::shared_ptr<const StreamEvent> point);
 
   /// A block for use on `stream`. @throws OutOfMemory.
   Block reserve(std::size_t num_bytes, cudaStream_t stream);
@@ -92,9 +99,20 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
  private:
   using Pieces = FreeList<StreamEvent>;
 
+  /// A block on its way back.
+  struct Return {
+    std::size_t offset;
+    std::size_t num_bytes;
+    std::vector<cudaStream_t> users;
+  };
+
   void grow(std::size_t num_bytes);
   Block hand_out(Pieces::Piece piece, cudaStream_t stream);
-  void give_back(std::size_t offset, std::size_t num_bytes, const std::vector<cudaStream_t>& users);
+  void give_back(Return block);
+  bool can_be_fenced(const Return& block) const;
+  void fence(const Return& block);
+  void require_usable() const;
+  void fence_waiting();
 
   const int device_;
   const std::shared_ptr<CUstream_st> stream_;
@@ -106,6 +124,9 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
   Pieces free_;
   /// Streams that were recorded by an address, which they stand behind, until its block goes back.
   std::multimap<std::size_t, cudaStream_t> recorded_streams_;
+  std::vector<Return> waiting_;                         ///< for the end of captures
+  std::shared_ptr<const StreamEvent> last_operation_;   ///< on stream_
+  std::shared_ptr<const StreamEvent> last_waited_for_;  ///< by stream_
 };
 
 }  // namespace flexep::cuda

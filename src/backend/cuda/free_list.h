@@ -13,7 +13,7 @@
 namespace flexep::cuda {
 
 /// The free pieces of a range, neighbours merged. With each piece stand the fences behind which it is really
-/// free: whoever takes it waits for them. Fence has is_done().
+/// free: whoever takes it waits for them. Of fences that cover one another (Fence::covers) the last is kept.
 template <typename Fence>
 class FreeList {
  public:
@@ -25,7 +25,6 @@ class FreeList {
   };
 
   void give(Piece piece) {
-    std::erase_if(piece.fences, [](const auto& fence) { return fence->is_done(); });
     auto next = pieces_.lower_bound(piece.offset);
     if (next != pieces_.end() && piece.offset + piece.num_bytes == next->first) {
       next = absorb(next, piece);
@@ -74,12 +73,16 @@ class FreeList {
  private:
   using Pieces = std::map<std::size_t, Piece>;
 
+  static void add(Fences& fences, std::shared_ptr<const Fence> fence) {
+    if (std::ranges::any_of(fences, [&](const auto& other) { return other->covers(*fence); })) return;
+    std::erase_if(fences, [&](const auto& other) { return fence->covers(*other); });
+    fences.push_back(std::move(fence));
+  }
+
   // Moves a neighbour's bytes and fences into `piece`.
   typename Pieces::iterator absorb(typename Pieces::iterator neighbour, Piece& piece) {
     piece.num_bytes += neighbour->second.num_bytes;
-    for (auto& fence : neighbour->second.fences) {
-      if (!fence->is_done()) piece.fences.push_back(std::move(fence));
-    }
+    for (auto& fence : neighbour->second.fences) add(piece.fences, std::move(fence));
     return pieces_.erase(neighbour);
   }
 

@@ -1,12 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backend/cuda/stream.h"
 
+#include <atomic>
 #include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
 
+#include "backend/cuda/capture.h"
 #include "backend/cuda/check_cuda.h"
+#include "flexep/error.h"
 
 namespace flexep::cuda {
 namespace {
+
+/// Events of each device that mark nothing now. Never destroyed: tensors of static lifetime come last.
+class EventPool {
+ public:
+  static EventPool& instance() {
+    static auto* const pool = new EventPool;
+    return *pool;
+  }
+
+  cudaEvent_t take(int device) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (auto& idle = idle_[device]; !idle.empty()) {
+        const cudaEvent_t event = idle.back();
+        idle.pop_back();
+        return event;
+      }
+    }
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
+    return event;
+  }
+  void give_back(int device, cudaEvent_t event) {
+    const std::lock_guard lock(mutex_);
+    idle_[device].push_back(event);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<int, std::vector<cudaEvent_t>> idle_;
+};
 
 std::weak_ptr<CUstream_st>& stream_of_this_thread() {
   thread_local std::map<int, std::weak_ptr<CUstream_st>> streams;
@@ -15,29 +52,45 @@ std::weak_ptr<CUstream_st>& stream_of_this_thread() {
   return streams[device];
 }
 
+// Handles are used again, and the per-thread default stream has the same one in each thread. Not for a stream
+// that is captured.
+unsigned long long id_of(cudaStream_t stream) {
+  unsigned long long id = 0;
+  check(cudaStreamGetId(stream, &id), "tell a stream from others");
+  return id;
+}
+
 }  // namespace
 
-DeviceGuard::DeviceGuard(int device) {
+DeviceGuard::DeviceGuard(int device) : device_(device) {
   check(cudaGetDevice(&previous_), "name the current device");
   if (device != previous_) check(cudaSetDevice(device), "use a device");
 }
 
 DeviceGuard::~DeviceGuard() {
-  cudaSetDevice(previous_);
+  if (device_ != previous_) cudaSetDevice(previous_);
 }
 
-StreamEvent::StreamEvent(cudaStream_t stream) {
-  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "make an event");
+StreamEvent::StreamEvent(cudaStream_t stream) : stream_(stream) {
+  static std::atomic<std::uint64_t> num_points{0};
+  check(cudaGetDevice(&device_), "name the current device");
+  is_captured_ = is_captured(stream);
+  if (!is_captured_) stream_id_ = id_of(stream);
+  event_ = EventPool::instance().take(device_);
+  number_ = ++num_points;
   const cudaError_t error = cudaEventRecord(event_, stream);
-  if (error != cudaSuccess) cudaEventDestroy(event_);
+  if (error != cudaSuccess) EventPool::instance().give_back(device_, event_);
   check(error, "record an event");
 }
 
 StreamEvent::~StreamEvent() {
-  cudaEventDestroy(event_);
+  EventPool::instance().give_back(device_, event_);
 }
 
 bool StreamEvent::is_done() const {
+  if (is_captured_)
+    throw InvalidArgument("event", "this event belongs to a graph: only a stream can wait for it");
+  const RelaxedCapture relaxed;
   const cudaError_t state = cudaEventQuery(event_);
   if (state == cudaErrorNotReady) return false;
   check(state, "finish what was started on the device");
@@ -45,11 +98,19 @@ bool StreamEvent::is_done() const {
 }
 
 void StreamEvent::wait() const {
+  if (is_done()) return;
+  const RelaxedCapture relaxed;
   check(cudaEventSynchronize(event_), "finish what was started on the device");
 }
 
 void StreamEvent::hold_back(cudaStream_t stream) const {
+  if (!is_captured_ && is_captured(stream)) return wait();
+  if (is_on(stream)) return;
   check(cudaStreamWaitEvent(stream, event_), "let a stream wait");
+}
+
+bool StreamEvent::is_on(cudaStream_t stream) const {
+  return is_captured_ ? stream == stream_ : id_of(stream) == stream_id_;
 }
 
 std::shared_ptr<CUstream_st> living_communication_stream() {

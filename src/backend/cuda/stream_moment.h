@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <thread>
 
 #include "backend/cuda/stream.h"
@@ -14,8 +15,8 @@ namespace flexep::cuda {
 /// A moment that a stream can wait for.
 class StreamMoment : public Event::Moment {
  public:
-  explicit StreamMoment(cudaStream_t stream) : event_(stream) {}
-  void wait() const override { event_.wait(); }
+  explicit StreamMoment(cudaStream_t stream) : event_(std::make_shared<const StreamEvent>(stream)) {}
+  void wait() const override { event_->wait(); }
   bool wait_for(std::chrono::nanoseconds longest) const override {
     const bool has_come = wait_until(
         Deadline(longest), 0, [&] { return is_done(); },
@@ -25,11 +26,12 @@ class StreamMoment : public Event::Moment {
     if (has_come) wait();
     return has_come;
   }
-  bool is_done() const override { return event_.is_done(); }
-  void hold_back(cudaStream_t stream) const { event_.hold_back(stream); }
+  bool is_done() const override { return event_->is_done(); }
+  void hold_back(cudaStream_t stream) const { event_->hold_back(stream); }
+  const std::shared_ptr<const StreamEvent>& point() const { return event_; }
 
  private:
-  StreamEvent event_;
+  std::shared_ptr<const StreamEvent> event_;
 };
 
 }  // namespace flexep::cuda

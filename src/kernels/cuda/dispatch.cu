@@ -84,7 +84,7 @@ class Dispatch {
   __device__ bool count_and_agree() {
     if (is_speaker() && thread_in_block() == 0) head().is_valid = 0;
     num_tokens_ = launch_.device_num_tokens == nullptr ? launch_.num_tokens : *launch_.device_num_tokens;
-    const bool has_room = num_tokens_ <= launch_.plan_layout.max_tokens;
+    const bool has_room = num_tokens_ >= 0 && num_tokens_ <= launch_.plan_layout.max_tokens;
     tokens_ = tokens_of_block(has_room ? num_tokens_ : 0, block());
     if (!count_and_hear(has_room)) return false;
     if (judge_counts() && exceeds_limits(launch_.peers, messages(), plan_, launch_.format.do_expand)) {

@@ -47,7 +47,7 @@ struct OperationResult {
   std::int32_t num_recv_tokens = 0;      ///< M of this rank
   std::int32_t num_expanded_tokens = 0;  ///< sum of align(c_i) of this rank
   std::int32_t num_max_tokens_per_rank = 0;
-  std::int32_t padding = 0;
+  std::int32_t tag = 0;  ///< of a failure: Reports::tag
 
   Outcome outcome = Outcome::kPending;
   /// When a wait timed out: 0 = for headers, 1 = for the rows of the others, or for them to have read ours.
@@ -109,6 +109,8 @@ struct Reports {
   /// As `result`, written only by an operation that goes wrong, and only while its `ready` is 0: what a
   /// caller that reads no results looks at. May be null.
   OperationResult* first_failure = nullptr;
+  /// Goes with a failure: tells apart the operations that share the place.
+  std::int32_t tag = 0;
   /// [kNumPhases] in device memory: the GPU's clock, in ns, when the operation passed each Phase; null = not
   /// wanted.
   std::uint64_t* phase_times = nullptr;

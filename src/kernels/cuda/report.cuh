@@ -14,7 +14,9 @@ __device__ void for_each_report(const Reports& reports, bool is_failure, Report 
   OperationResult* failure = reports.first_failure;
   if (!is_failure || failure == nullptr) return;
   const bool is_first = __syncthreads_or(thread_in_block() == 0 && !has_arrived(&failure->ready, 1)) != 0;
-  if (is_first) report(*failure);
+  if (!is_first) return;
+  if (thread_in_block() == 0) failure->tag = reports.tag;
+  report(*failure);
 }
 
 template <typename T>
@@ -83,12 +85,13 @@ __device__ inline void report_timeout(const Operation& operation, const MissingR
 
 /// An earlier operation has timed out: this one does not begin.
 __device__ inline void report_poisoned(const Operation& operation) {
-  OperationResult& result = *operation.reports.result;
-  if (thread_in_block() == 0) {
-    result.verdict = Verdict::kPoisoned;
-    result.outcome = Outcome::kTimedOut;
-  }
-  make_ready(operation, result);
+  for_each_report(operation.reports, true, [&](OperationResult& result) {
+    if (thread_in_block() == 0) {
+      result.verdict = Verdict::kPoisoned;
+      result.outcome = Outcome::kTimedOut;
+    }
+    make_ready(operation, result);
+  });
 }
 
 __device__ inline void report_done(const Operation& operation) {
