@@ -2,7 +2,7 @@
 """Tests over ranks: `@pytest.mark.ranks(2, 4)` runs a test in that many processes, which form a gloo group.
 
 Each runs with tensors of the CPU and with tensors of a GPU, which the ranks share, and which is the default device of PyTorch
-there; `@pytest.mark.cpu_only(reason)` and `@pytest.mark.cuda_only` name exceptions. FLEXEP_TEST_DEVICES=cuda leaves the CPU out.
+there; `ranks(2, cuda=(2, 8))` has other numbers there. FLEXEP_TEST_DEVICES=cuda leaves the CPU out.
 """
 
 import os
@@ -16,19 +16,16 @@ _standing = []
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "ranks(*sizes): run in so many processes, once for each size")
-    config.addinivalue_line("markers", "cpu_only(reason): has no counterpart on a GPU")
-    config.addinivalue_line("markers", "cuda_only: has no counterpart on the CPU")
+    config.addinivalue_line("markers", "ranks(*sizes, cuda=sizes): run in so many processes, once for each size")
 
 
 def pytest_generate_tests(metafunc):
     mark = metafunc.definition.get_closest_marker("ranks")
     if mark is None:
         return
-    devices = [device for device in _DEVICES if device != _excluded(metafunc.definition)]
-    metafunc.fixturenames += ["num_ranks", "device"]
-    metafunc.parametrize("device", devices)
-    metafunc.parametrize("num_ranks", mark.args)
+    sizes = {"cpu": mark.args, "cuda": mark.kwargs.get("cuda", mark.args)}
+    metafunc.fixturenames += ["device", "num_ranks"]
+    metafunc.parametrize("device, num_ranks", [(device, size) for device in _DEVICES for size in sizes[device]])
 
 
 def pytest_collection_modifyitems(items):
@@ -37,12 +34,6 @@ def pytest_collection_modifyitems(items):
         return params.get("num_ranks", 0) if params and params.get("device") == "cuda" else 0
 
     items.sort(key=ranks_of_gpu)
-
-
-def _excluded(test):
-    if test.get_closest_marker("cuda_only"):
-        return "cpu"
-    return "cuda" if test.get_closest_marker("cpu_only") else None
 
 
 @pytest.hookimpl(tryfirst=True)

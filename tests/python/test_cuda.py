@@ -14,8 +14,6 @@ import flexep.torch
 from flexep import deep_ep
 from reference import device_name, generator
 
-pytestmark = pytest.mark.cuda_only
-
 HIDDEN, NUM_EXPERTS, NUM_TOPK = 256, 8, 3
 
 
@@ -49,7 +47,7 @@ def keep_busy(stream, choices):
         torch.cuda._sleep(choices.randrange(500_000))
 
 
-@pytest.mark.ranks(2, 4, 8)
+@pytest.mark.ranks(cuda=(2, 4, 8))
 def test_no_row_is_wrong_under_random_delays_and_early_deletion():
     buffer, side = make_buffer(), torch.cuda.Stream()
     numbers, choices = generator(dist.get_rank()), random.Random(dist.get_rank())
@@ -89,7 +87,7 @@ def test_no_row_is_wrong_under_random_delays_and_early_deletion():
     buffer.check()
 
 
-@pytest.mark.ranks(2, 4)
+@pytest.mark.ranks(cuda=(2, 4))
 def test_saved_activations_of_many_layers_give_their_memory_back():
     buffer, numbers = make_core_buffer(), generator(dist.get_rank())
     gains = [torch.rand(HIDDEN, generator=numbers).requires_grad_() for _ in range(58)]
@@ -117,7 +115,7 @@ def test_saved_activations_of_many_layers_give_their_memory_back():
     assert buffer.arena_bytes == num_bytes and whole.device == device_name()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(cuda=(2,))
 def test_memory_goes_back_behind_the_streams_that_were_recorded():
     buffer, side, numbers = make_buffer(), torch.cuda.Stream(), generator(dist.get_rank())
     for _ in range(20):
@@ -136,7 +134,7 @@ def test_memory_goes_back_behind_the_streams_that_were_recorded():
         assert torch.equal(seen, expected)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(cuda=(2,))
 def test_tensors_of_the_core_are_complete_for_the_stream_that_takes_them():
     buffer, side, numbers = make_core_buffer(), torch.cuda.Stream(), generator(dist.get_rank())
     batch = Batch(256, numbers)
@@ -154,7 +152,7 @@ def test_tensors_of_the_core_are_complete_for_the_stream_that_takes_them():
         del rows, received
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(cuda=(2,))
 def test_tensors_outlive_their_buffer():
     buffer, batch = make_core_buffer(), Batch(64, generator(dist.get_rank()))
     received = buffer.dispatch(batch.x, topk_idx=batch.topk_idx, num_experts=NUM_EXPERTS)
@@ -166,7 +164,7 @@ def test_tensors_outlive_their_buffer():
     assert torch.equal(rows, expected) and handle.num_recv_tokens == len(rows)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(cuda=(2,))
 def test_buffers_of_a_process_share_a_communication_stream():
     first, second = make_buffer(), make_buffer()
     assert first.get_comm_stream() == second.get_comm_stream() != torch.cuda.current_stream()
@@ -174,7 +172,7 @@ def test_buffers_of_a_process_share_a_communication_stream():
     assert deep_ep.Buffer(dist.group.WORLD).get_comm_stream() == first.get_comm_stream()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(cuda=(2,))
 def test_events_hold_back_streams_and_not_the_host():
     side, gate = torch.cuda.Stream(), torch.zeros(1)
     torch.cuda._sleep(20_000_000)
@@ -189,7 +187,7 @@ def test_events_hold_back_streams_and_not_the_host():
     assert seen.item() == 1 and event.event.event.is_done()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(cuda=(2,))
 def test_tensors_of_the_host_are_refused_by_name():
     buffer = make_core_buffer()
     ids = torch.zeros(1, 1, dtype=torch.int64)
@@ -198,7 +196,7 @@ def test_tensors_of_the_host_are_refused_by_name():
     assert error.value.argument == "x"
 
 
-@pytest.mark.ranks(1)
+@pytest.mark.ranks(cuda=(1,))
 def test_arrays_of_cupy_go_in_and_out():
     cupy = pytest.importorskip("cupy")
     buffer = flexep.ElasticBuffer(flexep.Communicator.single(), device=device_name())
@@ -210,7 +208,7 @@ def test_arrays_of_cupy_go_in_and_out():
         assert (cupy.from_dlpack(received.x) == x).all()
 
 
-@pytest.mark.ranks(1)
+@pytest.mark.ranks(cuda=(1,))
 def test_types_arrive_as_they_were():
     buffer = flexep.ElasticBuffer(flexep.Communicator.single(), device=device_name())
     ids = torch.zeros(2, 1, dtype=torch.int64)

@@ -10,8 +10,6 @@ import pytest
 
 import flexep
 
-NO_DEVICE = "a communicator has no device"
-
 
 def test_hierarchy_is_that_of_cxx_and_of_python():
     for error in (
@@ -61,8 +59,7 @@ def test_different_arguments_name_the_field_and_each_value():
     assert error.value.field == "num_experts" and error.value.values == ["2", "4"]
 
 
-@pytest.mark.cpu_only(NO_DEVICE)
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=())  # a communicator has no device
 def test_rank_that_does_not_come_is_named():
     import torch.distributed as dist
 
@@ -89,8 +86,7 @@ def test_memory_limit_is_told_to_both():
         buffer.dispatch(torch.zeros(1000, 1024), topk_idx=idx, num_experts=2)
 
 
-@pytest.mark.cpu_only(NO_DEVICE)
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=())  # a communicator has no device
 def test_ctrl_c_ends_a_wait_and_tells_the_other_rank():
     comm = flexep.Communicator.from_process_group()
     if comm.rank == 0:
@@ -146,8 +142,7 @@ def test_ctrl_c_ends_the_end_of_a_buffer_with_an_operation_in_flight():
     dist.barrier()
 
 
-@pytest.mark.cpu_only(NO_DEVICE)
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=())  # a communicator has no device
 def test_other_python_threads_run_during_a_wait():
     comm = flexep.Communicator.from_process_group()
     if comm.rank == 0:

@@ -47,7 +47,7 @@ class Case:
 
 
 @pytest.mark.parametrize("has_empty_rank", [False, True])
-@pytest.mark.ranks(2, 4)
+@pytest.mark.ranks(2, 4, cuda=(2, 4, 8))
 def test_round_trip(has_empty_rank):
     case = Case(has_empty_rank)
     recv_x, recv_idx, recv_weights, counts, handle, event = case.dispatch()
@@ -64,11 +64,11 @@ def test_round_trip(has_empty_rank):
     same(weights, torch.where(case.topk_idx >= 0, case.weights, 0))
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_layout_counts_tokens_by_rank_and_pairs_by_expert():
     case = Case()
     ids, num_local = case.topk_idx, case.routing.num_local
-    for rank in range(2):
+    for rank in range(case.routing.num_ranks):
         is_in_rank = ((ids >= rank * num_local) & (ids < (rank + 1) * num_local)).any(dim=1)
         same(case.layout["is_token_in_rank"][:, rank], is_in_rank)
         assert case.layout["num_tokens_per_rank"][rank] == is_in_rank.sum()
@@ -78,30 +78,30 @@ def test_layout_counts_tokens_by_rank_and_pairs_by_expert():
     assert case.layout["num_tokens_per_expert"].dtype == torch.int32
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_weights_are_summed_over_ranks():
     case = Case()
     recv_x, _, recv_weights, _, handle, _ = case.dispatch()
     everywhere = torch.full_like(recv_weights, 0.5 + case.rank)
     _, weights, _ = case.buffer.combine(recv_x, handle, topk_weights=everywhere)
     in_rank = case.layout["is_token_in_rank"].float()
-    same(weights, (in_rank @ torch.tensor([0.5, 1.5]))[:, None].expand(-1, NUM_TOPK).contiguous())
+    same(weights, (in_rank @ (0.5 + torch.arange(case.routing.num_ranks)))[:, None].expand(-1, NUM_TOPK).contiguous())
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_cached_dispatch_moves_rows_alone():
     case = Case()
     recv_x, _, _, _, handle, _ = case.dispatch()
     again, *nothing, event = case.buffer.dispatch(case.x, handle=handle)
     same(again, recv_x)
     assert nothing == [None] * 4 and event.event is None
-    rank_prefix = [sum(r <= rank for r, _ in case.routing.tokens(case.rank)) for rank in range(2)]
+    rank_prefix = [sum(r <= rank for r, _ in case.routing.tokens(case.rank)) for rank in range(case.routing.num_ranks)]
     assert handle[0][:, case.rank].tolist() == rank_prefix
     with pytest.raises(flexep.InvalidArgument):
         case.dispatch(handle=handle)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_fp8_rows_travel_with_their_scales():
     case = Case()
     rows, scales = case.x.to(torch.float8_e4m3fn), torch.rand(2, len(case.x)).t()
@@ -116,7 +116,7 @@ def test_fp8_rows_travel_with_their_scales():
     same(again_scales, expected_scales)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_alignment_rounds_counts_and_worst_case_pads_rows():
     case = Case()
     recv_x, recv_idx, recv_weights, counts, handle, _ = case.dispatch(expert_alignment=8)
@@ -131,7 +131,7 @@ def test_alignment_rounds_counts_and_worst_case_pads_rows():
     same(combined, case.sums_by_rank(gather(recv_x)))
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_asynchronous_operations_follow_their_events():
     case = Case()
     buffer = case.buffer
@@ -155,7 +155,7 @@ def test_asynchronous_operations_follow_their_events():
         case.dispatch(allocate_on_comm_stream=True)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_tokens_without_ids_go_where_the_layout_says():
     case = Case()
     recv_x, recv_idx, recv_weights, counts, handle, _ = case.dispatch(topk_idx=None, topk_weights=None)
@@ -164,7 +164,7 @@ def test_tokens_without_ids_go_where_the_layout_says():
     same(case.buffer.combine(recv_x, handle)[0], case.sums_by_rank(gather(recv_x)))
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_what_is_missing_says_what_to_use():
     world = torch.distributed.group.WORLD
     with pytest.raises(NotImplementedError, match="ElasticBuffer"):

@@ -59,7 +59,7 @@ def case(options, exclude=0.0):
         ({"moe_respect_routing_map": True, "expert_alignment": 2}, 0.4),
     ],
 )
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_outputs_and_gradients_are_those_of_a_dense_layer(options, exclude):
     dispatcher, hidden, routing_map, probs = case(options, exclude)
     weights = experts_weights()
@@ -76,7 +76,7 @@ def test_outputs_and_gradients_are_those_of_a_dense_layer(options, exclude):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_pairs_beyond_the_limit_are_dropped_and_counted():
     dispatcher, hidden, routing_map, probs = case({"max_recv_tokens": 3})
     rows, row_probs = dispatcher.token_dispatch(*dispatcher.dispatch_preprocess(hidden, routing_map, probs))
@@ -89,7 +89,7 @@ def test_pairs_beyond_the_limit_are_dropped_and_counted():
     assert dispatcher.combine_postprocess(dispatcher.token_combine(rows)).shape == hidden.shape
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_wrong_shapes_are_refused_by_name():
     dispatcher, hidden, routing_map, probs = case({})
     with pytest.raises(flexep.InvalidArgument, match="probs"):

@@ -54,6 +54,12 @@ def routing(num_tokens=4):
     return idx
 
 
+def num_owners(idx):
+    """How many ranks each token goes to."""
+    num_local = NUM_EXPERTS // dist.get_world_size()
+    return torch.tensor([len({expert // num_local for expert in row if expert >= 0}) for row in idx.tolist()])
+
+
 def moe(buffer, x, idx, weights, expand, scale=1.0):
     """A layer whose experts square their rows and multiply by the weight of the pair."""
     recv = flexep.torch.dispatch(
@@ -65,7 +71,7 @@ def moe(buffer, x, idx, weights, expand, scale=1.0):
 
 
 @pytest.mark.parametrize("expand", [False, True])
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_gradcheck_of_a_layer_over_ranks(expand):
     buffer, idx, rank = make_buffer(), routing(), dist.get_rank()
 
@@ -74,8 +80,9 @@ def test_gradcheck_of_a_layer_over_ranks(expand):
         return Gathered.apply(moe(buffer, x[rank], idx, weights[rank], expand))
 
     torch.manual_seed(3)  # the same inputs on both ranks
-    x = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
-    weights = torch.rand(2, 4, 2, dtype=torch.float64, requires_grad=True)
+    shape = (dist.get_world_size(), 4, 2)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, (x, weights))
 
 
@@ -89,7 +96,7 @@ def test_gradients_have_gradients(expand):
 
 
 @pytest.mark.parametrize("expand", [False, True])
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_gradcheck_of_weights_and_bias_through_combine(expand):
     buffer, idx, rank = make_buffer(), routing(), dist.get_rank()
     x = torch.zeros(4, 2, dtype=torch.float64)
@@ -106,7 +113,8 @@ def test_gradcheck_of_weights_and_bias_through_combine(expand):
 
     torch.manual_seed(3)
     inputs = [
-        torch.randn(2, rows, 2, dtype=torch.float64, requires_grad=True) for rows in (int(most), int(most), 4)
+        torch.randn(dist.get_world_size(), rows, 2, dtype=torch.float64, requires_grad=True)
+        for rows in (int(most), int(most), 4)
     ]
     assert torch.autograd.gradcheck(back, inputs)
 
@@ -141,7 +149,7 @@ def test_each_backward_returns_a_gradient_for_each_argument_of_its_forward():
         assert counts[function.__name__] == num_arguments
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_gaps_are_zero_in_rows_and_in_gradients():
     buffer, idx = make_buffer(), routing(5)
     # Fills the arena with NaN, which the next outputs then lie in.
@@ -162,7 +170,7 @@ def test_gaps_are_zero_in_rows_and_in_gradients():
     assert torch.isfinite(y.grad).all() and torch.isfinite(weight.grad).all() and torch.isfinite(x.grad).all()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_handle_of_deep_ep_without_padding_has_zeroed_gaps_in_backward():
     buffer = deep_ep.ElasticBuffer(dist.group.WORLD, num_max_tokens_per_rank=8, hidden=16)
     x = torch.randn(5, 16)
@@ -174,7 +182,7 @@ def test_handle_of_deep_ep_without_padding_has_zeroed_gaps_in_backward():
     assert torch.isfinite(y.grad).all() and y.grad.sum() == 16 * handle.num_unaligned_recv_tokens_per_expert.sum()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_recomputed_activations_give_the_same_gradients():
     buffer, idx = make_buffer(), routing()
     grads = []
@@ -191,7 +199,7 @@ def test_recomputed_activations_give_the_same_gradients():
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_handle_used_twice_adds_gradients():
     buffer, idx = make_buffer(), routing()
     x = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
@@ -200,11 +208,10 @@ def test_handle_used_twice_adds_gradients():
     again = flexep.torch.dispatch(buffer, x, handle=recv.handle)
     twice, _ = flexep.torch.combine(buffer, again.x * 2, recv.handle)
     (once + twice).sum().backward()
-    num_owners = torch.tensor([len({e // 2 for e in row if e >= 0}) for row in idx.tolist()], dtype=torch.float64)
-    assert torch.equal(x.grad, (3 * num_owners)[:, None].expand(4, 8))
+    assert torch.equal(x.grad, (3 * num_owners(idx).double())[:, None].expand(4, 8))
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_rank_that_receives_nothing_takes_part():
     buffer = make_buffer()
     x = torch.randn(3, 8, requires_grad=True)
@@ -219,7 +226,7 @@ def test_rank_that_receives_nothing_takes_part():
     assert x.grad.shape == x.shape
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_strided_and_expanded_gradients_are_read_rightly():
     buffer, idx = make_buffer(), routing()
     x = torch.randn(8, 4, requires_grad=True)
@@ -233,10 +240,10 @@ def test_strided_and_expanded_gradients_are_read_rightly():
     assert torch.equal(*grads)
     x.grad = None
     flexep.torch.dispatch(buffer, x.t(), idx, num_experts=NUM_EXPERTS).x.sum().backward()  # grad is expanded
-    assert torch.equal(x.grad, torch.tensor([len({e // 2 for e in r if e >= 0}) for r in idx.tolist()]).expand(8, 4))
+    assert torch.equal(x.grad, num_owners(idx).float().expand(8, 4))
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_no_grad_keeps_no_graph_and_bf16_autocast_works():
     buffer, idx = make_buffer(), routing()
     x = torch.randn(4, 8, requires_grad=True)
@@ -251,7 +258,7 @@ def test_no_grad_keeps_no_graph_and_bf16_autocast_works():
     assert x.grad.dtype == torch.float32 and torch.isfinite(linear.weight.grad).all()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=(2, 4))
 def test_training_steps_leave_no_memory_behind():
     import gc
 
