@@ -33,8 +33,10 @@ mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
 nvidia-cuda-mps-control -d
 
 export FLEXEP_TIMEOUT_SECS="${FLEXEP_TIMEOUT_SECS:-30}"
-FLEXEP_TEST_DEVICES=cuda python3 -m pytest -q -rs -m ranks "$@"
+status=0
+FLEXEP_TEST_DEVICES=cuda python3 -m pytest -q -rs -m ranks "$@" || status=$?
 if [[ -n ${FLEXEP_RESULTS-} ]]; then
   python3 bench/python_overhead.py --device cuda --json "$FLEXEP_RESULTS/$(date +%F)-python-overhead.json"
   python3 bench/python_large_batches.py --json "$FLEXEP_RESULTS/$(date +%F)-python-large-batches.json"
 fi
+exit "$status"

@@ -26,6 +26,7 @@ from ._core import (
 )
 from .errors import (
     CollectiveMismatch,
+    CudaError,
     Error,
     InvalidArgument,
     OutOfMemory,
@@ -39,6 +40,7 @@ __all__ = [
     "CollectiveMismatch",
     "CombineResult",
     "Communicator",
+    "CudaError",
     "DispatchHandle",
     "DispatchResult",
     "ElasticBuffer",

@@ -53,5 +53,9 @@ class TransportError(Error):
         self.failed_ranks = failed_ranks or []
 
 
+class CudaError(Error):
+    """CUDA refused something that is not memory, or a kernel failed. The GPU may be unusable for this process."""
+
+
 class OutOfMemory(Error, MemoryError):
     """Memory could not be had; the text says what was asked for and what would fit."""

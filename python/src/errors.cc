@@ -31,6 +31,8 @@ void translate(const std::exception_ptr& thrown, void*) {
     raise("TransportError", error.what(), error.failed_ranks());
   } catch (const OutOfMemory& error) {
     raise("OutOfMemory", error.what());
+  } catch (const CudaError& error) {
+    raise("CudaError", error.what());
   } catch (const Error& error) {
     raise("Error", error.what());
   }

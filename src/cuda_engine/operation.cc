@@ -9,6 +9,7 @@
 #include "backend/cuda/check_cuda.h"
 #include "common/check.h"
 #include "common/deadline.h"
+#include "common/interruption.h"
 #include "cuda_engine/dense_copy.h"
 #include "kernels/cuda/refusal.h"
 
@@ -70,6 +71,10 @@ void Operation::await_verdict(const Flight& flight) const {
     // Throws when the device has failed.
     if (flight.is_done() && !is_ready())
       throw CudaError(fmt::format("{}: its kernel ended without a result", name_.name));
+    if (is_interrupted()) {
+      group_.transport->abort("it was interrupted");
+      throw TransportError(fmt::format("{} was interrupted on rank {}", name_.name, group_.rank()));
+    }
     std::this_thread::sleep_for(std::chrono::microseconds(20));
   });
   if (!came) {

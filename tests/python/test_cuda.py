@@ -2,7 +2,10 @@
 """Streams, events and memory of a GPU: operations follow PyTorch's current stream, and no memory is reused too early."""
 
 import gc
+import os
 import random
+import signal
+import threading
 
 import pytest
 
@@ -99,17 +102,19 @@ def test_saved_activations_of_many_layers_give_their_memory_back():
             x = flexep.torch.combine(buffer, received.x * gain / NUM_TOPK, received.handle)[0]
         return x
 
-    held = []
-    for _ in range(3):
+    held_by_torch, held = [], []
+    for _ in range(5):
         outputs = [forward(batch.x, batch.topk_idx) for batch in batches]
         for output in outputs:
             output.sum().backward()
         del output, outputs
         buffer.check()  # lets go of what the last operations kept
-        held.append((torch.cuda.memory_allocated(), buffer.arena_bytes))
-    assert held[2] == held[1]
-    num_bytes = buffer.arena_bytes
-    assert num_bytes > 4 * len(gains) * 128 * HIDDEN * 4
+        held_by_torch.append(torch.cuda.memory_allocated())
+        held.append(buffer.arena_bytes)
+    assert held_by_torch[1:] == held_by_torch[1:2] * 4
+    # How much of what a backward pass has used is given back while it runs is a matter of timing.
+    num_bytes = held[-1]
+    assert 4 * len(gains) * 128 * HIDDEN * 4 < num_bytes <= 1.25 * held[1]
     # All of it is free again.
     whole = buffer.empty((num_bytes // 2,), "uint8", torch.cuda.current_stream().cuda_stream)
     assert buffer.arena_bytes == num_bytes and whole.device == device_name()
@@ -191,7 +196,7 @@ def test_events_hold_back_streams_and_not_the_host():
 def test_tensors_of_the_host_are_refused_by_name():
     buffer = make_core_buffer()
     ids = torch.zeros(1, 1, dtype=torch.int64)
-    with pytest.raises(flexep.Error, match="device") as error:
+    with pytest.raises(flexep.InvalidArgument, match="in memory of host") as error:
         buffer.dispatch(torch.zeros(1, 8, device="cpu"), topk_idx=ids, num_experts=2)
     assert error.value.argument == "x"
 
@@ -206,6 +211,24 @@ def test_arrays_of_cupy_go_in_and_out():
         ids = cupy.zeros((2, 1), dtype=cupy.int64)
         received = buffer.dispatch(x, topk_idx=ids, num_experts=1, stream=stream.ptr)
         assert (cupy.from_dlpack(received.x) == x).all()
+        del received  # before the stream, behind which it goes back
+
+
+@pytest.mark.ranks(cuda=(2,))
+def test_ctrl_c_ends_a_wait_for_counts():
+    buffer = make_core_buffer()
+    arguments = {"topk_idx": torch.zeros(1, 1, dtype=torch.int64), "num_experts": 2}
+    if dist.get_rank() == 0:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            buffer.dispatch(torch.zeros(1, 8), **arguments)
+        with pytest.raises(flexep.TransportError):
+            buffer.dispatch(torch.zeros(1, 8), **arguments)
+        dist.barrier()
+    else:
+        dist.barrier()
+        # The kernel of rank 0 has waited for it all the time.
+        buffer.dispatch(torch.zeros(1, 8), **arguments)
 
 
 @pytest.mark.ranks(cuda=(1,))

@@ -18,6 +18,7 @@ def test_hierarchy_is_that_of_cxx_and_of_python():
         flexep.PeerError,
         flexep.TimeoutError,
         flexep.TransportError,
+        flexep.CudaError,
         flexep.OutOfMemory,
     ):
         assert issubclass(error, flexep.Error)
@@ -80,10 +81,10 @@ def test_memory_limit_is_told_to_both():
     from reference import device_name
 
     comm = flexep.Communicator.from_process_group()
-    buffer = flexep.ElasticBuffer(comm, device=device_name(), max_arena_bytes=1 << 20 if comm.rank == 1 else 0)
-    idx = torch.ones(1000, 1, dtype=torch.int64)
+    buffer = flexep.ElasticBuffer(comm, device=device_name(), max_arena_bytes=8 << 20 if comm.rank == 1 else 0)
+    idx = torch.ones(2000, 1, dtype=torch.int64)
     with pytest.raises(flexep.OutOfMemory if comm.rank == 1 else flexep.PeerError):
-        buffer.dispatch(torch.zeros(1000, 1024), topk_idx=idx, num_experts=2)
+        buffer.dispatch(torch.zeros(2000, 1024), topk_idx=idx, num_experts=2)
 
 
 @pytest.mark.ranks(2, cuda=())  # a communicator has no device
@@ -99,7 +100,7 @@ def test_ctrl_c_ends_a_wait_and_tells_the_other_rank():
             comm.barrier()
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=())  # where counts are exchanged by kernels that have started
 def test_ctrl_c_ends_an_asynchronous_dispatch_that_waits_for_counts():
     import torch
 
@@ -118,7 +119,7 @@ def test_ctrl_c_ends_an_asynchronous_dispatch_that_waits_for_counts():
             buffer.dispatch(torch.zeros(1, 8), **arguments)
 
 
-@pytest.mark.ranks(2)
+@pytest.mark.ranks(2, cuda=())  # which waits for kernels
 def test_ctrl_c_ends_the_end_of_a_buffer_with_an_operation_in_flight():
     import torch
 
