@@ -54,9 +54,10 @@ struct ElasticBufferConfig {
   /// The most that this rank's arena may hold; 0 = no limit. What does not fit is OutOfMemory on this rank
   /// and PeerError on the others.
   std::int64_t max_arena_bytes = 0;
-  /// The most of the arena that an operation may use for rows on their way between domains, however many
-  /// ranks there are; the least that a rank passes counts for all. More than a few MiB for each domain gain
-  /// nothing; InvalidArgument says what is needed when a row does not fit. Without effect inside one domain.
+  /// The most memory, beside the arena, that operations may use for rows on their way between domains,
+  /// however many ranks there are; kept by the buffer. The least that a rank passes counts for all. More than
+  /// a few MiB for each domain gain nothing; InvalidArgument says what is needed when a row does not fit.
+  /// Without effect inside one domain.
   std::int64_t max_staging_bytes = 64 << 20;
   /// What num_bytes() answers instead of computing it, a multiple of 2 MiB, and the part of it that would be
   /// host memory. They limit nothing.

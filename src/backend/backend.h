@@ -77,6 +77,8 @@ struct PullJob {
   std::array<const std::byte*, 2> bias = {};  ///< [T, H'] or null
   std::byte* x = nullptr;                     ///< [T, H'], written
   std::byte* topk_weights = nullptr;          ///< [T, K], written, or null
+  /// Of the output that x is a part of, in tokens; 0 = x is all of it. How sums are stored depends on it.
+  int num_output_tokens = 0;
 };
 
 /// Stage L on the owner, for input that has to be staged anyway: each received token's rows become one.

@@ -99,6 +99,7 @@ void CombineCrossing::sum_wave(const Area& area) {
   PullJob sums = job_.rows;
   sums.plan = &plan;
   sums.topk_weights = nullptr;
+  sums.num_output_tokens = job_.rows.plan->num_tokens;
   const std::size_t first_byte = static_cast<std::size_t>(area.begin) * job_.format.row_bytes;
   sums.x += first_byte;
   for (auto& bias : sums.bias) bias = bias == nullptr ? nullptr : bias + first_byte;

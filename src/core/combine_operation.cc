@@ -180,7 +180,7 @@ void CombineOperation::prepare_crossing() {
   if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
   waves_ = plan_combine_waves(CombineCrossing::format_of(engine_.routes(), own_tokens({})),
                               engine_.wave_limits(state().num_max_tokens_per_rank));
-  staging_ = engine_.arena->reserve(waves_.num_bytes());
+  staging_ = engine_.staging.reserve(waves_.num_bytes());
 }
 
 void CombineOperation::cross(const ExchangeResult& agreed) {
@@ -197,11 +197,10 @@ void CombineOperation::cross(const ExchangeResult& agreed) {
                                           .rows = rows,
                                           .format = CombineCrossing::format_of(engine_.routes(), rows),
                                           .waves = waves_,
-                                          .staging = staging_.data(),
+                                          .staging = staging_,
                                           .width = request_.num_sms});
     engine_.transport->settle(*crossing, {"combine: rows", sequence_number_});
   });
-  staging_ = {};
   meter_crossing(sources, crossing->num_rows_received());
 }
 

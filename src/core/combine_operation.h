@@ -61,8 +61,8 @@ class CombineOperation {
   std::array<std::shared_ptr<void>, 2> registrations_;  ///< of the arguments' memory, held until the end
   Offer rows_;
   Offer weights_;
-  Waves waves_;           ///< of rows that cross domains
-  Arena::Block staging_;  ///< for them
+  Waves waves_;                   ///< of rows that cross domains
+  std::byte* staging_ = nullptr;  ///< for them
   CombineResult result_;
 };
 

@@ -218,21 +218,26 @@ std::int64_t num_pairs_across(const SendPlan& send, const Routes& routes) {
 }
 
 void list_masters(SendPlan& plan, std::size_t num_owners) {
-  plan.masters.clear();
+  plan.masters.resize(plan.owner.size());
   plan.master_begin.assign(1, 0);
-  std::vector<std::size_t> last_pair(num_owners);
+  // By owner, from -1 on. Written without a branch on owners, which are random.
+  std::vector<std::size_t> last_pair(num_owners + 1);
+  const auto last_of_owner = [&](std::size_t pair) -> std::size_t& {
+    return last_pair[static_cast<std::size_t>(plan.owner[pair] + 1)];
+  };
+  std::size_t num_masters = 0;
   for (int token = 0; token < plan.num_tokens; ++token) {
     const std::size_t begin = plan.pair(token, 0);
     const std::size_t end = plan.pair(token + 1, 0);
+    for (std::size_t pair = begin; pair < end; ++pair) last_of_owner(pair) = pair;
     for (std::size_t pair = begin; pair < end; ++pair) {
-      if (plan.is_routed(pair)) last_pair[static_cast<std::size_t>(plan.owner[pair])] = pair;
+      plan.masters[num_masters] = static_cast<std::int64_t>(pair);
+      num_masters += static_cast<std::size_t>(plan.is_routed(pair)) &
+                     static_cast<std::size_t>(last_of_owner(pair) == pair);
     }
-    for (std::size_t pair = begin; pair < end; ++pair) {
-      if (plan.is_routed(pair) && last_pair[static_cast<std::size_t>(plan.owner[pair])] == pair)
-        plan.masters.push_back(static_cast<std::int64_t>(pair));
-    }
-    plan.master_begin.push_back(static_cast<std::int64_t>(plan.masters.size()));
+    plan.master_begin.push_back(static_cast<std::int64_t>(num_masters));
   }
+  plan.masters.resize(num_masters);
 }
 
 SendPlan slice_of(const SendPlan& plan, int begin, int end) {

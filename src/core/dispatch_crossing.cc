@@ -129,7 +129,10 @@ bool DispatchCrossing::receive_waves() {
 void DispatchCrossing::carry(const Slot& slot) {
   const CarriedWave& wave = carried_waves_[*slot.wave];
   const CarriedTokens& carried = job_.plan->carried[wave.stream];
-  const SendPlan plan = slice_of(carried.plan, wave.begin, wave.end);
+  SendPlan plan = slice_of(carried.plan, wave.begin, wave.end);
+  // All that is carried decides how rows are stored: around the caches where it is more than they hold.
+  plan.num_rows_per_rank =
+      job_.rows.do_expand ? job_.plan->num_carried_pairs_per_rank : job_.plan->num_carried_tokens_per_rank;
   const auto num_tokens = static_cast<std::size_t>(plan.num_tokens);
   const PushTarget message =
       target_in(wave_format(job_.format), {.num_recv_tokens = plan.num_tokens}, slot.memory);

@@ -99,7 +99,7 @@ class DispatchOperation {
   std::exception_ptr failure_;  ///< of a step between exchanges, which the next exchange tells the others
   std::vector<PushTarget> targets_;  ///< where this rank's rows go, and those that it carries
   Waves waves_;                      ///< of rows that cross domains
-  Arena::Block staging_;             ///< for them
+  std::byte* staging_ = nullptr;     ///< for them
   Tensor weights_;                   ///< contiguous
   DispatchResult result_;
 };

@@ -58,7 +58,7 @@ void DispatchOperation::prepare_crossing() {
   if (!engine_.routes().cross_domains()) return;
   if (args_.previous_event_before_epilogue) args_.previous_event_before_epilogue.wait();
   waves_ = plan_dispatch_waves(request_.format, engine_.wave_limits(state().num_max_tokens_per_rank));
-  staging_ = engine_.arena->reserve(waves_.num_bytes());
+  staging_ = engine_.staging.reserve(waves_.num_bytes());
 }
 
 void DispatchOperation::find_targets(const ExchangeResult& agreed) {
@@ -129,11 +129,10 @@ void DispatchOperation::cross() {
                                            .rows = own_rows(),
                                            .format = request_.format,
                                            .waves = waves_,
-                                           .staging = staging_.data(),
+                                           .staging = staging_,
                                            .width = request_.num_sms});
     engine_.transport->settle(*crossing, {"dispatch: rows", sequence_number_});
   });
-  staging_ = {};
   meter_crossing();
 }
 

@@ -13,6 +13,7 @@
 #include "core/registrations.h"
 #include "core/requests.h"
 #include "core/routes.h"
+#include "core/staging.h"
 #include "core/waves.h"
 #include "flexep/elastic_buffer.h"
 #include "transport/transport.h"
@@ -37,6 +38,7 @@ struct Engine {
   std::shared_ptr<Arena> arena;
   std::shared_ptr<Registrations> registrations;
   PeerMemory peers;
+  Staging staging;
   DeferredError deferred_error;
   OperationMeter meter;
 

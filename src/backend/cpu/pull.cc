@@ -92,8 +92,9 @@ void pull_payload(const PullJob& job, int begin, int end) {
   const std::size_t row_bytes = job.num_columns * size_of(job.dtype);
   RowSums sums(end - begin, job.plan->num_topk + static_cast<int>(job.bias.size()));
   for (int token = begin; token < end; ++token) add_token(job, token, row_bytes, sums);
+  const int num_tokens = std::max(job.num_output_tokens, job.plan->num_tokens);
   reduce_rows(sums.job(job.dtype, job.num_columns, job.x + static_cast<std::size_t>(begin) * row_bytes),
-              choose_store_mode(static_cast<std::size_t>(job.plan->num_tokens) * row_bytes));
+              choose_store_mode(static_cast<std::size_t>(num_tokens) * row_bytes));
 }
 
 // Each weight comes from the rank that owns its expert; where there is none it is 0.
