@@ -80,8 +80,8 @@ DispatchResult dispatch(Buffer& self, nb::handle x, nb::handle sf, nb::handle to
                         std::optional<bool> do_expand, std::optional<bool> do_zero_padding,
                         std::optional<bool> use_tma_aligned_col_major_sf,
                         nb::handle cumulative_local_expert_recv_stats, bool do_handle_copy,
-                        int max_recv_tokens, std::optional<bool> do_cpu_sync, bool check_weights,
-                        bool async_with_compute_stream, const Event* previous_event,
+                        int max_recv_tokens, std::optional<bool> do_cpu_sync, nb::handle num_tokens,
+                        bool check_weights, bool async_with_compute_stream, const Event* previous_event,
                         const Event* previous_event_before_epilogue, bool allocate_on_comm_stream,
                         std::optional<StreamHandle> given_stream) {
   const StreamHandle stream = self.stream_for(x, given_stream);
@@ -104,6 +104,7 @@ DispatchResult dispatch(Buffer& self, nb::handle x, nb::handle sf, nb::handle to
       .do_handle_copy = do_handle_copy,
       .max_recv_tokens = max_recv_tokens,
       .do_cpu_sync = do_cpu_sync,
+      .num_tokens = tensor_from(num_tokens, "num_tokens", stream),
       .check_weights = check_weights,
       .async_with_compute_stream = async_with_compute_stream,
       .previous_event = previous_event ? *previous_event : Event(),
@@ -265,9 +266,10 @@ void bind_elastic_buffer(nb::module_& module) {
            "do_expand"_a = nb::none(), "do_zero_padding"_a = nb::none(),
            "use_tma_aligned_col_major_sf"_a = nb::none(), "cumulative_local_expert_recv_stats"_a = nb::none(),
            "do_handle_copy"_a = true, "max_recv_tokens"_a = 0, "do_cpu_sync"_a = nb::none(),
-           "check_weights"_a = false, "async_with_compute_stream"_a = false, "previous_event"_a = nb::none(),
-           "previous_event_before_epilogue"_a = nb::none(), "allocate_on_comm_stream"_a = false,
-           "stream"_a = nb::none(), "Sends each token to the ranks that own its top-k experts.")
+           "num_tokens"_a = nb::none(), "check_weights"_a = false, "async_with_compute_stream"_a = false,
+           "previous_event"_a = nb::none(), "previous_event_before_epilogue"_a = nb::none(),
+           "allocate_on_comm_stream"_a = false, "stream"_a = nb::none(),
+           "Sends each token to the ranks that own its top-k experts.")
       .def("combine", &combine, "x"_a, nb::kw_only(), "handle"_a, "topk_weights"_a = nb::none(),
            "bias"_a = nb::none(), "num_sms"_a = 0, "num_qps"_a = 0, "async_with_compute_stream"_a = false,
            "previous_event"_a = nb::none(), "previous_event_before_epilogue"_a = nb::none(),

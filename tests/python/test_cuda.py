@@ -214,6 +214,36 @@ def test_arrays_of_cupy_go_in_and_out():
         del received  # before the stream, behind which it goes back
 
 
+@pytest.mark.ranks(cuda=(2, 4))
+def test_replays_of_a_captured_layer_follow_what_lies_in_its_inputs():
+    comm = flexep.Communicator.from_process_group()
+    buffer = flexep.ElasticBuffer(comm, device=device_name(), num_max_tokens_per_rank=64)
+    numbers, counts = generator(comm.rank), random.Random(comm.rank)
+    batch, num_tokens = Batch(64, numbers), torch.zeros(1, dtype=torch.int32)
+
+    def layer():
+        received = buffer.dispatch(
+            batch.x, topk_idx=batch.topk_idx, num_tokens=num_tokens, num_experts=NUM_EXPERTS, do_cpu_sync=False
+        )
+        y = received.x.to_library(torch.Tensor) * 2
+        return buffer.combine(y, handle=received.handle).tensors(torch.Tensor)[0]
+
+    layer()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        sums = layer()
+    for _ in range(20):
+        count, new = counts.randrange(65), Batch(64, numbers)
+        for kept, value in ((batch.x, new.x), (batch.topk_idx, new.topk_idx), (num_tokens, count)):
+            kept.copy_(torch.as_tensor(value))
+        graph.replay()
+        owners = batch.topk_idx[:count] // (NUM_EXPERTS // comm.num_ranks)
+        num_owners = torch.nn.functional.one_hot(owners, comm.num_ranks).amax(dim=1).sum(dim=1)
+        assert torch.equal(sums[:count], batch.x[:count] * 2 * num_owners[:, None])
+    buffer.check()
+
+
 @pytest.mark.ranks(cuda=(2,))
 def test_ctrl_c_ends_a_wait_for_counts():
     buffer = make_core_buffer()
