@@ -11,6 +11,13 @@ import pytest
 import flexep
 
 
+def make_buffer(comm, **options):
+    from reference import device_name  # needs PyTorch, which not every test here does
+
+    return flexep.ElasticBuffer(comm, device=device_name(), **options)
+
+
+
 def test_hierarchy_is_that_of_cxx_and_of_python():
     for error in (
         flexep.InvalidArgument,
@@ -31,10 +38,8 @@ def test_hierarchy_is_that_of_cxx_and_of_python():
 def test_bad_id_is_an_error_on_both_ranks_and_the_group_stays_usable():
     import torch
 
-    from reference import device_name
-
     comm = flexep.Communicator.from_process_group()
-    buffer = flexep.ElasticBuffer(comm, device=device_name())
+    buffer = make_buffer(comm)
     x = torch.zeros(1, 8)
     bad = torch.tensor([[9 if comm.rank == 0 else 0]])
     with pytest.raises(flexep.InvalidArgument if comm.rank == 0 else flexep.PeerError) as error:
@@ -50,10 +55,8 @@ def test_bad_id_is_an_error_on_both_ranks_and_the_group_stays_usable():
 def test_different_arguments_name_the_field_and_each_value():
     import torch
 
-    from reference import device_name
-
     comm = flexep.Communicator.from_process_group()
-    buffer = flexep.ElasticBuffer(comm, device=device_name())
+    buffer = make_buffer(comm)
     idx = torch.zeros(1, 1, dtype=torch.int64)
     with pytest.raises(flexep.CollectiveMismatch) as error:
         buffer.dispatch(torch.zeros(1, 8), topk_idx=idx, num_experts=2 + 2 * comm.rank)
@@ -78,10 +81,8 @@ def test_rank_that_does_not_come_is_named():
 def test_memory_limit_is_told_to_both():
     import torch
 
-    from reference import device_name
-
     comm = flexep.Communicator.from_process_group()
-    buffer = flexep.ElasticBuffer(comm, device=device_name(), max_arena_bytes=8 << 20 if comm.rank == 1 else 0)
+    buffer = make_buffer(comm, max_arena_bytes=8 << 20 if comm.rank == 1 else 0)
     idx = torch.ones(2000, 1, dtype=torch.int64)
     with pytest.raises(flexep.OutOfMemory if comm.rank == 1 else flexep.PeerError):
         buffer.dispatch(torch.zeros(2000, 1024), topk_idx=idx, num_experts=2)
@@ -104,10 +105,8 @@ def test_ctrl_c_ends_a_wait_and_tells_the_other_rank():
 def test_ctrl_c_ends_an_asynchronous_dispatch_that_waits_for_counts():
     import torch
 
-    from reference import device_name
-
     comm = flexep.Communicator.from_process_group()
-    buffer = flexep.ElasticBuffer(comm, device=device_name())
+    buffer = make_buffer(comm)
     arguments = {"topk_idx": torch.zeros(1, 1, dtype=torch.int64), "num_experts": 2}
     if comm.rank == 0:
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -122,12 +121,10 @@ def test_ctrl_c_ends_an_asynchronous_dispatch_that_waits_for_counts():
 @pytest.mark.ranks(2, cuda=())  # which waits for kernels
 def test_ctrl_c_ends_the_end_of_a_buffer_with_an_operation_in_flight():
     import torch
-
-    from reference import device_name
     import torch.distributed as dist
 
     comm = flexep.Communicator.from_process_group()
-    buffer = flexep.ElasticBuffer(comm, device=device_name(), num_max_tokens_per_rank=1)
+    buffer = make_buffer(comm, num_max_tokens_per_rank=1)
     if comm.rank == 0:
         ids = torch.zeros(1, 1, dtype=torch.int64)
         received = buffer.dispatch(
