@@ -53,6 +53,17 @@ TEST(CheckTest, ACaseOfItsOwnRunsOnEachGroup) {
   EXPECT_EQ(check(in_two_domains).out, "2 passed, 0 failed\n");
 }
 
+TEST(CheckTest, RanksOfMpiPlayAsManyDomainsAsTheyAreTold) {
+  if (FLEXEP_BENCH_HAS_MPI == 0) {
+    EXPECT_EQ(check({"--transport", "mpi", "--ranks", "2", "--cases", "2"}).exit_code, 3);
+    return;
+  }
+  const auto result =
+      check({"--transport", "mpi", "--ranks", "2,4", "--domains", "1,2", "--cases", "13", "--seed", "7"});
+  EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
+  EXPECT_EQ(result.out, "13 passed, 0 failed\n");
+}
+
 TEST(CheckTest, DomainsThatDivideNoNumberOfRanksAreAMistake) {
   const auto result = check({"--transport", "in_process", "--ranks", "3,5", "--domains", "2"});
   EXPECT_NE(result.exit_code, 0);

@@ -12,10 +12,18 @@
 #include "flexep/env.h"
 
 namespace flexep::tool {
+namespace {
+
+constexpr std::string_view kLauncher = FLEXEP_MPIEXEC;
+
+}  // namespace
+
+void require_mpi() {
+  if (kLauncher.empty()) throw NotAvailable("this binary was built without MPI");
+}
 
 std::vector<std::string> mpi_command(int num_ranks, const std::vector<std::string>& program) {
-  constexpr std::string_view kLauncher = FLEXEP_MPIEXEC;
-  if (kLauncher.empty()) throw NotAvailable("this binary was built without MPI");
+  require_mpi();
   // More ranks than cores are fine; unbound, so that a rank's threads may use any of them, as flexep's ranks
   // do.
   std::vector<std::string> command = {std::string(kLauncher), "-n",        fmt::format("{}", num_ranks),

@@ -6,8 +6,11 @@
 
 namespace flexep::tool {
 
+/// @throws NotAvailable in a binary that was built without MPI.
+void require_mpi();
+
 /// The command that runs `program` as `num_ranks` ranks of MPI on this machine, whatever job this process
-/// itself is in. @throws NotAvailable without MPI.
+/// itself is in. @throws as require_mpi().
 std::vector<std::string> mpi_command(int num_ranks, const std::vector<std::string>& program);
 
 /// Whether mpirun, or another launcher of MPI, started this process, and nobody made it a rank of another job

@@ -7,9 +7,11 @@
 #include "check/tally.h"
 #include "command.h"
 #include "flexep/communicator.h"
+#include "flexep/elastic_buffer.h"
 #include "flexep/env.h"
 #include "flexep/error.h"
 #include "launcher/launcher.h"
+#include "mpi_launch.h"
 
 namespace flexep::tool {
 namespace {
@@ -67,9 +69,11 @@ int run_as_rank(const CheckOptions& options) {
   const Communicator comm = Communicator::from_environment(communicator_options());
   const std::string transport =
       options.transport == "all" ? std::string(comm.transport_name()) : options.transport;
-  const GroupPlan group = plan_rank(options, transport, comm.num_ranks());
-  const bool is_ours = options.tally_fd >= 0;
-  const Tally tally = is_ours ? Tally::inherit(options.tally_fd) : Tally::create(group.cases.num_cases);
+  GroupPlan group = plan_rank(options, transport, comm.num_ranks());
+  group.num_domains =
+      ElasticBuffer(comm, {.device = group.device}).get_physical_domain_size().num_scaleout_ranks;
+  const bool is_ours = !options.tally.empty();
+  const Tally tally = is_ours ? Tally::open(options.tally) : Tally::create(group.cases.num_cases);
   run_rank(comm, group, tally);
   return is_ours || comm.rank() != 0 ? kOk : summarise(tally);
 }
@@ -77,13 +81,23 @@ int run_as_rank(const CheckOptions& options) {
 void run_threads(const GroupPlan& group, const Tally& tally) {
   in_process(
       group.num_ranks, [&](Communicator& comm) { run_rank(comm, group, tally); },
-      communicator_options(group.num_ranks / group.num_domains));
+      communicator_options(group.num_scaleup_ranks()));
+}
+
+/// mpirun is the one process that is launched.
+LaunchOptions launch_of_mpi(const GroupPlan& group, std::vector<std::string> command) {
+  const std::string domains = fmt::format("FLEXEP_SCALEUP_SIZE={}", group.num_scaleup_ranks());
+  command.insert(command.begin(), {"env", domains});
+  return {.command = mpi_command(group.num_ranks, command), .prefix_output = false};
 }
 
 void run_processes(const GroupPlan& group, const Tally& tally) {
   std::vector<std::string> command = {own_executable()};
-  for (auto& argument : rank_arguments(group, tally.fd())) command.push_back(std::move(argument));
-  const int code = launch({.num_ranks = group.num_ranks, .command = command, .prefix_output = false});
+  for (auto& argument : rank_arguments(group, tally.path())) command.push_back(std::move(argument));
+  const int code =
+      launch(group.transport == "mpi"
+                 ? launch_of_mpi(group, command)
+                 : LaunchOptions{.num_ranks = group.num_ranks, .command = command, .prefix_output = false});
   if (code != 0) throw std::runtime_error(fmt::format("the ranks ended with exit code {}", code));
 }
 
@@ -91,10 +105,10 @@ void run_processes(const GroupPlan& group, const Tally& tally) {
 void run_group(const GroupPlan& group, const Tally& tally) {
   const std::int64_t num_before = tally.num_run();
   try {
-    if (group.transport == "shm") {
-      run_processes(group, tally);
-    } else {
+    if (group.transport == "in_process") {
       run_threads(group, tally);
+    } else {
+      run_processes(group, tally);
     }
   } catch (const std::exception& error) {
     const std::int64_t num_run = tally.num_run() - num_before;
@@ -108,7 +122,7 @@ void run_group(const GroupPlan& group, const Tally& tally) {
 }
 
 int run(const CheckOptions& options) {
-  if (Environment::read().rank) return run_as_rank(options);
+  if (Environment::read().rank || is_mpi_rank()) return run_as_rank(options);
   const auto groups = plan_groups(options);
   std::int64_t num_cases = 0;
   for (const auto& group : groups) num_cases += group.cases.num_cases;
@@ -126,13 +140,16 @@ void add_check_command(CLI::App& app, Runner& runner) {
       "check", "Holds random dispatches and combines on this machine against the reference");
   auto options = std::make_shared<CheckOptions>();
   command->add_option("--device", options->device, "cpu or cuda")->capture_default_str();
-  command->add_option("--transport", options->transport, "in_process, shm or all")->capture_default_str();
+  command
+      ->add_option("--transport", options->transport,
+                   "in_process, shm, mpi (of which mpirun starts the ranks) or all, the first two")
+      ->capture_default_str();
   command->add_option("--ranks", options->num_ranks, "Numbers of ranks; cases are shared out to them")
       ->delimiter(',')
       ->capture_default_str();
   command
       ->add_option("--domains", options->num_domains,
-                   "Numbers of domains that ranks of in_process play, where they divide the ranks")
+                   "Numbers of domains that ranks of in_process and mpi play, where they divide the ranks")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--cases", options->num_cases, "How many cases to run in all")->capture_default_str();
@@ -141,7 +158,7 @@ void add_check_command(CLI::App& app, Runner& runner) {
       ->check(CLI::NonNegativeNumber);
   command->add_option("--first-case", options->first_case)->group("");
   command->add_option("--case-stride", options->case_stride)->group("");
-  command->add_option("--tally-fd", options->tally_fd)->group("");
+  command->add_option("--tally", options->tally)->group("");
   command->callback([options, &runner] { runner = [options] { return run(*options); }; });
 }
 

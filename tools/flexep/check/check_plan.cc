@@ -8,6 +8,7 @@
 
 #include "command.h"
 #include "device.h"
+#include "mpi_launch.h"
 
 namespace flexep::tool {
 namespace {
@@ -27,13 +28,15 @@ void require_usable(const CheckOptions& options) {
 
 std::vector<std::string> transports(const std::string& name) {
   if (name == "all") return {"in_process", "shm"};
-  if (name == "in_process" || name == "shm") return {name};
-  throw UsageError(fmt::format("--transport {}: not one of in_process, shm, all", name));
+  if (name == "mpi") require_mpi();
+  if (name == "in_process" || name == "shm" || name == "mpi") return {name};
+  throw UsageError(fmt::format("--transport {}: not one of in_process, shm, mpi, all", name));
 }
 
-// Processes of one machine are one domain, and so are GPUs; threads play as many as they are told.
+// Processes that share memory are one domain, and so are GPUs; threads, and ranks of MPI, play as many as
+// they are told.
 std::vector<int> domains_of(const CheckOptions& options, const std::string& transport, int num_ranks) {
-  if (transport != "in_process" || options.device != "cpu") return {1};
+  if (transport == "shm" || options.device != "cpu") return {1};
   std::vector<int> fitting;
   std::ranges::copy_if(options.num_domains, std::back_inserter(fitting),
                        [&](int num_domains) { return num_ranks % num_domains == 0; });
@@ -79,14 +82,13 @@ std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
 }
 
 std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx) {
-  const std::string domains =
-      group.transport == "in_process" ? fmt::format(" --domains {}", group.num_domains) : "";
+  const std::string domains = group.transport == "shm" ? "" : fmt::format(" --domains {}", group.num_domains);
   return fmt::format("flexep check --device {} --transport {} --ranks {}{} --seed {} --case {}",
                      name_of(group.device), group.transport, group.num_ranks, domains, group.cases.seed,
                      case_idx);
 }
 
-std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd) {
+std::vector<std::string> rank_arguments(const GroupPlan& group, const std::string& tally) {
   return {"check",
           fmt::format("--device={}", name_of(group.device)),
           fmt::format("--transport={}", group.transport),
@@ -94,7 +96,7 @@ std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd) {
           fmt::format("--seed={}", group.cases.seed),
           fmt::format("--first-case={}", group.cases.first),
           fmt::format("--case-stride={}", group.cases.stride),
-          fmt::format("--tally-fd={}", tally_fd)};
+          fmt::format("--tally={}", tally)};
 }
 
 }  // namespace flexep::tool

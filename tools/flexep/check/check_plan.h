@@ -14,7 +14,8 @@ struct CheckOptions {
   std::string device = "cpu";
   std::string transport = "all";
   std::vector<int> num_ranks = {1, 2, 3, 4, 7, 8};
-  std::vector<int> num_domains = {1, 2, 4};  ///< of ranks that are threads, where it divides their number
+  std::vector<int> num_domains = {
+      1, 2, 4};  ///< that ranks of in_process and mpi play, where it divides their number
   std::int64_t num_cases = 300;
   std::uint64_t seed = 1;
   std::int64_t case_idx = -1;  ///< only this case, on each group
@@ -22,7 +23,7 @@ struct CheckOptions {
   // From a check to the ranks that it starts.
   std::int64_t first_case = 0;
   std::int64_t case_stride = 1;
-  int tally_fd = -1;
+  std::string tally;  ///< the file of the tally
 };
 
 /// A kind of group and the cases that it runs.
@@ -32,10 +33,12 @@ struct GroupPlan {
   int num_ranks = 1;
   int num_domains = 1;
   conformance::CaseRange cases;
+
+  int num_scaleup_ranks() const { return num_ranks / num_domains; }
 };
 
-/// Shares the cases out to every kind of group, by transport, number of ranks and of domains: case i goes to group i modulo the
-/// number of groups.
+/// Shares the cases out to every kind of group, by transport, number of ranks and of domains: case i goes to
+/// group i modulo the number of groups.
 /// @throws UsageError, NotAvailable.
 std::vector<GroupPlan> plan_groups(const CheckOptions& options);
 
@@ -46,6 +49,6 @@ GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, i
 std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx);
 
 /// The arguments with which a rank of `group` is started.
-std::vector<std::string> rank_arguments(const GroupPlan& group, int tally_fd);
+std::vector<std::string> rank_arguments(const GroupPlan& group, const std::string& tally);
 
 }  // namespace flexep::tool

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "check/tally.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -28,7 +29,7 @@ std::int64_t now_ns() {
 }  // namespace
 
 Tally Tally::create(std::int64_t num_cases) {
-  const int fd = memfd_create("flexep-check", 0);  // inherited by the ranks
+  const int fd = memfd_create("flexep-check", MFD_CLOEXEC);
   if (fd < 0) throw_errno("memfd_create");
   if (ftruncate(fd, sizeof(Counts)) != 0) throw_errno("ftruncate");
   Tally tally(fd);
@@ -36,8 +37,14 @@ Tally Tally::create(std::int64_t num_cases) {
   return tally;
 }
 
-Tally Tally::inherit(int fd) {
+Tally Tally::open(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) throw_errno(path.c_str());
   return Tally(fd);
+}
+
+std::string Tally::path() const {
+  return fmt::format("/proc/{}/fd/{}", getpid(), fd_);
 }
 
 Tally::Tally(int fd) : fd_(fd) {

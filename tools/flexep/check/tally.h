@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 namespace flexep::tool {
 
@@ -19,14 +20,15 @@ class Tally {
 
   /// @throws std::system_error.
   static Tally create(std::int64_t num_cases);
-  /// The tally of the process that started us, by the number of the file that we inherited.
-  static Tally inherit(int fd);
+  /// The tally of the process that started us, by its path(). @throws as create.
+  static Tally open(const std::string& path);
 
   Tally(Tally&&) noexcept;
   Tally& operator=(Tally&&) = delete;
   ~Tally();
 
-  int fd() const { return fd_; }
+  /// Where other processes of this machine find it, while this one lives.
+  std::string path() const;
   Counts& counts() const { return *counts_; }
   std::int64_t num_run() const { return counts_->num_passed + counts_->num_failed; }
 
