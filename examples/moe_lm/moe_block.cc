@@ -5,6 +5,8 @@
 #include <functional>
 #include <utility>
 
+#include "moe_lm/layer_memory.h"
+
 namespace moe_lm {
 namespace {
 
@@ -35,6 +37,12 @@ std::vector<Parameter> replicated_tensors(const std::string& name, const flexep:
   return tensors;
 }
 
+/// The host's copies.
+std::vector<Parameter> on_host(std::vector<Parameter> parameters) {
+  for (Parameter& parameter : parameters) parameter.value = to_host(parameter.value);
+  return parameters;
+}
+
 }  // namespace
 
 template <typename T>
@@ -42,10 +50,11 @@ MoeBlock<T>::MoeBlock(const std::string& name, const flexep::moe::MoeConfig& con
                       std::shared_ptr<flexep::moe::ExpertParallelGroup> group, std::int64_t max_samples,
                       std::uint64_t seed)
     : norm_(name + ".norm", config.hidden_size),
+      device_(group->device()),
       moe_(config, std::move(group), seed),
-      replicated_(replicated_tensors(name, moe_.parameters())),
-      fc1_{.name = name + ".fc1", .value = moe_.parameters().experts.fc1},
-      fc2_{.name = name + ".fc2", .value = moe_.parameters().experts.fc2},
+      replicated_(on_host(replicated_tensors(name, moe_.parameters()))),
+      fc1_{.name = name + ".fc1", .value = to_host(moe_.parameters().experts.fc1)},
+      fc2_{.name = name + ".fc2", .value = to_host(moe_.parameters().experts.fc2)},
       normed_(flexep::Tensor::zeros({max_samples, config.hidden_size}, flexep::kDTypeOf<T>)) {}
 
 template <typename T>
@@ -57,11 +66,11 @@ typename MoeBlock<T>::Statistics MoeBlock<T>::forward(const flexep::Tensor& hidd
   if (ablation == Ablation::kShuffledExperts) {
     options.expert_permutation = shuffled_experts(moe_.config().num_moe_experts);
   }
-  flexep::moe::MoeForward moe = moe_.forward(normed, options);
+  flexep::moe::MoeForward moe = moe_.forward(to_layer(normed, device_), options);
   if (ablation == Ablation::kZeroMoe) {
     std::ranges::copy(hidden.values<T>(), out.values<T>().begin());
   } else {
-    add<T>(hidden, moe.output, out);
+    add<T>(hidden, to_host(moe.output), out);
   }
   context_ = std::move(moe.context);
   return {.aux_loss = moe.aux_loss, .tokens_per_expert = std::move(moe.tokens_per_expert)};
@@ -70,14 +79,15 @@ typename MoeBlock<T>::Statistics MoeBlock<T>::forward(const flexep::Tensor& hidd
 template <typename T>
 void MoeBlock<T>::backward(const flexep::Tensor& hidden, const flexep::Tensor& grad_out,
                            const flexep::Tensor& grad_hidden) {
-  flexep::moe::MoeGradients moe = moe_.backward(std::move(*context_), {.output = grad_out, .aux_loss = 1.0});
+  flexep::moe::MoeGradients moe =
+      moe_.backward(std::move(*context_), {.output = to_layer(grad_out, device_), .aux_loss = 1.0});
   context_.reset();
-  const std::vector<Parameter> grads = replicated_tensors("", moe.parameters);
+  const std::vector<Parameter> grads = on_host(replicated_tensors("", moe.parameters));
   for (std::size_t i = 0; i < grads.size(); ++i) replicated_[i].grad = grads[i].value;
-  fc1_.grad = moe.parameters.experts.fc1;
-  fc2_.grad = moe.parameters.experts.fc2;
+  fc1_.grad = to_host(moe.parameters.experts.fc1);
+  fc2_.grad = to_host(moe.parameters.experts.fc2);
   std::ranges::copy(grad_out.values<T>(), grad_hidden.values<T>().begin());
-  norm_.backward(hidden, moe.hidden, grad_hidden);
+  norm_.backward(hidden, to_host(moe.hidden), grad_hidden);
 }
 
 template <typename T>
@@ -89,6 +99,11 @@ void MoeBlock<T>::append_parameters(ParameterList& list) {
 
 template <typename T>
 void MoeBlock<T>::finish_step() {
+  const auto layers_own = replicated_tensors("", moe_.parameters());
+  for (std::size_t i = 0; i < layers_own.size(); ++i)
+    copy_to_layer(replicated_[i].value, layers_own[i].value);
+  copy_to_layer(fc1_.value, moe_.parameters().experts.fc1);
+  copy_to_layer(fc2_.value, moe_.parameters().experts.fc2);
   moe_.update_expert_bias();
   moe_.reset_global_aux_loss_tracker();
 }

@@ -44,12 +44,14 @@ class MoeBlock {
 
   void append_parameters(ParameterList& list);
 
-  /// After an update of the parameters: what the router learns without a gradient. Collective.
+  /// After an update of the parameters: gives them to a layer on a GPU; what the router learns without a
+  /// gradient. Collective.
   void finish_step();
   const flexep::moe::MoeSeconds& seconds() const { return moe_.seconds(); }
 
  private:
   RmsNorm<T> norm_;
+  flexep::Device device_;  ///< where the layer computes; everything else here is the host's
   flexep::moe::MoeLayer moe_;
   std::vector<Parameter> replicated_;  ///< the router's, and those of options that add some
   Parameter fc1_;

@@ -10,6 +10,7 @@
 
 #include "flexep/env.h"
 #include "flexep/error.h"
+#include "moe_lm/layer_memory.h"
 
 namespace moe_lm {
 namespace {
@@ -40,6 +41,11 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::Range(1, 4096));
   app.add_option("--transport", options.transport, "shm (ranks are processes) or in_process (threads)")
       ->check(CLI::IsMember({"shm", "in_process"}));
+  app.add_option(
+         "--device", options.device,
+         "Where the MoE layers compute: cpu, or cuda, the first GPU, which all ranks share; the rest of the "
+         "model is on the CPU. Ranks that are processes need the multi-process service (MPS)")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--steps", options.num_steps, "Optimizer steps")->check(CLI::PositiveNumber);
   app.add_option("--batch", options.batch_size, "Samples of one step, over all ranks")
       ->check(CLI::PositiveNumber);
@@ -115,6 +121,12 @@ void finish_moe_config(const CLI::App& app, Options& options) {
   }
 }
 
+void require_device(const Options& options) {
+  if (options.device == "cpu") return;
+  const std::string reason = why_no_gpu(/*ranks_are_threads=*/options.transport == "in_process");
+  if (!reason.empty()) throw UsageError(fmt::format("--device cuda: {}", reason));
+}
+
 /// Now, rather than after a minute of training.
 void require_writable(const std::string& json_file) {
   const auto directory = std::filesystem::absolute(json_file).parent_path();
@@ -142,6 +154,7 @@ Options parse_options(int argc, const char* const* argv) {
   }
   adopt_environment(app, options);
   finish_moe_config(app, options);
+  require_device(options);
   if (!options.json_file.empty()) require_writable(options.json_file);
   return options;
 }

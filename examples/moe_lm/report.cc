@@ -20,6 +20,7 @@ Json config_of(const Options& options) {
           {"text_bytes", options.text_bytes},
           {"ranks", options.num_ranks},
           {"transport", options.transport},
+          {"device", options.device},
           {"steps", options.num_steps},
           {"batch", options.batch_size},
           {"heldout_samples", options.heldout_samples},

@@ -22,6 +22,10 @@ ModelConfig model_config(const Options& options, int num_ranks) {
           .seed = options.seed};
 }
 
+flexep::Device device_of(const Options& options) {
+  return options.device == "cuda" ? flexep::Device::cuda(0) : flexep::Device::host();
+}
+
 std::vector<Parameter*> all_of(const ParameterList& parameters) {
   std::vector<Parameter*> all = parameters.replicated;
   all.insert(all.end(), parameters.sharded.begin(), parameters.sharded.end());
@@ -48,7 +52,7 @@ Trainer::Trainer(flexep::Communicator& comm, const Options& options, const Corpu
       sampler_(corpus.train, options.batch_size, options.seed),
       evaluator_(corpus.heldout, options.heldout_samples, options.batch_size),
       model_(model_config(options, comm.num_ranks()),
-             std::make_shared<flexep::moe::ExpertParallelGroup>(comm)),
+             std::make_shared<flexep::moe::ExpertParallelGroup>(comm, device_of(options))),
       adamw_(all_of(model_.parameters()), {}) {}
 
 TrainingResult Trainer::run(const std::function<void(const Progress&)>& on_progress) {

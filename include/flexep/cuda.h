@@ -62,6 +62,10 @@ Tensor empty(const Shape& shape, DType dtype, Device device);
 /// ranks' copies behind it. A dense copy of a host tensor in device memory, made on the current stream.
 /// Blocks until it is made.
 Tensor to_device(const Tensor& tensor, Device device);
+/// The same into memory that is there: `out` is a dense tensor on a device, of the shape and type of
+/// `tensor`.
+/// @throws InvalidArgument that names `out`, CudaError.
+void copy_to_device(const Tensor& tensor, const Tensor& out);
 /// A copy of a device tensor in host memory, with its strides. Blocks until it is made, behind the current
 /// stream.
 /// @throws InvalidArgument for a tensor that is not on a device, CudaError.

@@ -4,18 +4,15 @@
 #include <numeric>
 #include <utility>
 
+#include "moe/compute_device.h"
 #include "moe/floating.h"
 
 namespace flexep::moe {
-namespace {
-
 // Megatron's rule: only an asynchronous operation whose outputs are the communication's own has a moment from
 // which it waits for nothing else that the caller does.
-Event start_of(const AsyncOptions& options) {
-  return options.async_finish && options.allocate_on_comm_stream ? ElasticBuffer::capture() : Event();
+Event ElasticBackend::start_of(const AsyncOptions& options) const {
+  return options.async_finish && options.allocate_on_comm_stream ? group_->compute().capture() : Event();
 }
-
-}  // namespace
 
 Tokens ElasticBackend::send(const Tokens& tokens, const Tensor& topk_idx, int max_recv_tokens,
                             const AsyncOptions& options) {
@@ -26,19 +23,21 @@ Tokens ElasticBackend::send(const Tokens& tokens, const Tensor& topk_idx, int ma
            .weight_dtype = is_double ? probs_dtype : DType::kFloat32,
            .dispatch = options,
            .combine = {}};
+  const ComputeDevice& device = group_->compute();
   const bool has_gaps = rows_->do_expand() && rows_->expert_alignment() > 1;
-  const auto recv = group_->buffer().dispatch({.x = tokens.hidden,
-                                               .topk_idx = topk_idx,
-                                               .topk_weights = cast(tokens.probs, sent_.weight_dtype),
-                                               .num_experts = num_virtual_experts(),
-                                               .expert_alignment = rows_->expert_alignment(),
-                                               .num_sms = config_.flex_dispatcher_num_sms(),
-                                               .do_expand = rows_->do_expand(),
-                                               .do_zero_padding = has_gaps,
-                                               .max_recv_tokens = max_recv_tokens,
-                                               .async_with_compute_stream = options.async_finish,
-                                               .previous_event = start_of(options),
-                                               .allocate_on_comm_stream = options.allocate_on_comm_stream});
+  const auto recv =
+      group_->buffer().dispatch({.x = tokens.hidden,
+                                 .topk_idx = device.from_host(topk_idx),
+                                 .topk_weights = device.from_host(cast(tokens.probs, sent_.weight_dtype)),
+                                 .num_experts = num_virtual_experts(),
+                                 .expert_alignment = rows_->expert_alignment(),
+                                 .num_sms = config_.flex_dispatcher_num_sms(),
+                                 .do_expand = rows_->do_expand(),
+                                 .do_zero_padding = has_gaps,
+                                 .max_recv_tokens = max_recv_tokens,
+                                 .async_with_compute_stream = options.async_finish,
+                                 .previous_event = start_of(options),
+                                 .allocate_on_comm_stream = options.allocate_on_comm_stream});
   in_flight_ = recv.event;
   received_ = {
       .handle = recv.handle, .topk_idx = recv.topk_idx, .shape = recv.x.shape(), .dtype = recv.x.dtype()};
@@ -50,14 +49,16 @@ Tokens ElasticBackend::send(const Tokens& tokens, const Tensor& topk_idx, int ma
 
 TokenGradients ElasticBackend::dispatch_backward(const TokenGradients& received) {
   const AsyncOptions& options = sent_.dispatch;
+  const ComputeDevice& device = group_->compute();
   const auto sums = group_->buffer().combine({.x = received.hidden,
                                               .handle = received_.handle,
-                                              .topk_weights = cast(received.probs, sent_.weight_dtype),
+                                              .topk_weights = device.cast(received.probs, sent_.weight_dtype),
                                               .async_with_compute_stream = options.async_finish,
                                               .previous_event = start_of(options),
                                               .allocate_on_comm_stream = options.allocate_on_comm_stream});
   in_flight_ = sums.event;
-  return {.hidden = sums.x, .probs = sums.topk_weights};
+  if (!group_->device().is_host()) wait();  // for the host, where the probabilities came from
+  return {.hidden = sums.x, .probs = device.to_host(sums.topk_weights)};
 }
 
 Tensor ElasticBackend::combine(const Tensor& received, const AsyncOptions& options) {
@@ -84,7 +85,7 @@ Gradient<Tensor> ElasticBackend::combine_backward(const Gradient<Tensor>& sums) 
 
 GroupedTokens ElasticBackend::permute(const Tokens& received) {
   GroupedTokens grouped = rows_->permute(received_, received);
-  grouped.tokens.probs = cast(grouped.tokens.probs, probs_dtype());
+  grouped.tokens.probs = group_->compute().cast(grouped.tokens.probs, probs_dtype());
   return grouped;
 }
 

@@ -13,6 +13,9 @@ namespace flexep::moe {
 /// each other's transpose, so the backward of one is the other on the same handle, at the width (num_sms)
 /// that the forward resolved. A backend derived from it says which pairs are sent, and in which layout they
 /// come.
+///
+/// On a GPU rows, and probabilities between a dispatch and its backward, are in its memory; what is sent is
+/// decided, and the gradients of those decisions are taken, on the host.
 class ElasticBackend : public FlexBackend {
  public:
   TokenGradients dispatch_backward(const TokenGradients& received) override;
@@ -54,6 +57,8 @@ class ElasticBackend : public FlexBackend {
     AsyncOptions dispatch;
     AsyncOptions combine;
   };
+
+  Event start_of(const AsyncOptions& options) const;
 
   MoeConfig config_;
   std::shared_ptr<ExpertParallelGroup> group_;

@@ -3,7 +3,18 @@
 
 #include <utility>
 
+#include "moe/compute_device.h"
+
 namespace flexep::moe {
+
+ExpertParallelGroup::ExpertParallelGroup(const Communicator& comm, Device device)
+    : comm_(comm.duplicate()),
+      device_(device),
+      buffer_(comm, {.device = device}),
+      compute_(make_compute_device(device)) {
+  // A GPU's allocates, which could wait for another rank's operation: none starts before all are made.
+  if (!device.is_host()) comm_.barrier();
+}
 
 RankCollectives& ExpertParallelGroup::collectives(int expert_tensor_parallel_size) {
   const auto found = collectives_.find(expert_tensor_parallel_size);

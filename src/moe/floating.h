@@ -3,22 +3,11 @@
 
 #include <fmt/format.h>
 
-#include <type_traits>
-
 #include "flexep/error.h"
 #include "flexep/tensor.h"
+#include "moe/convert.h"
 
 namespace flexep::moe {
-
-/// The type in which arithmetic on T is done.
-template <typename T>
-using Wide = std::conditional_t<std::is_floating_point_v<T>, T, float>;
-
-/// Between any two of bf16, fp16, fp32 and fp64.
-template <typename To, typename From>
-To convert(From value) {
-  return static_cast<To>(static_cast<Wide<To>>(static_cast<Wide<From>>(value)));
-}
 
 /// Calls visitor(T{}) with the element type of `dtype`. @throws InvalidArgument for `argument` when it is not
 /// bf16, fp16, fp32 or fp64.

@@ -7,9 +7,12 @@
 /// InvalidArgument that names the argument.
 namespace flexep::moe {
 
-void check_forward_arguments(const MoeConfig& config, const Tensor& hidden, const MoeForwardOptions& options);
+/// @param device  the layer's.
+void check_forward_arguments(const MoeConfig& config, Device device, const Tensor& hidden,
+                             const MoeForwardOptions& options);
 
-/// @param hidden_shape, hidden_dtype  of the forward's hidden.
-void check_backward_arguments(const Shape& hidden_shape, DType hidden_dtype, const Tensor& grad_output);
+/// @param device  the layer's. @param hidden_shape, hidden_dtype  of the forward's hidden.
+void check_backward_arguments(Device device, const Shape& hidden_shape, DType hidden_dtype,
+                              const Tensor& grad_output);
 
 }  // namespace flexep::moe

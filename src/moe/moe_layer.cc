@@ -9,14 +9,14 @@
 #include "moe/config_agreement.h"
 #include "moe/counter_random.h"
 #include "moe/expert_permutation.h"
+#include "moe/experts_on_device.h"
 #include "moe/flatten.h"
-#include "moe/floating.h"
 #include "moe/gemm.h"
 #include "moe/initial_parameters.h"
 #include "moe/layer_arguments.h"
-#include "moe/probs_on_input.h"
 #include "moe/projection.h"
 #include "moe/rank_agreement.h"
+#include "moe/router_on_device.h"
 #include "moe/shared_expert.h"
 
 namespace flexep::moe {
@@ -52,18 +52,29 @@ std::int64_t num_sequences_of(const Tensor& hidden) {
   return hidden.num_dims() == 3 ? std::max<std::int64_t>(1, hidden.size(1)) : 1;
 }
 
-std::unique_ptr<SharedExpertForward> make_shared_expert(const MoeConfig& config,
+std::unique_ptr<SharedExpertForward> make_shared_expert(const ComputeDevice& device, const MoeConfig& config,
                                                         const MoeParameters<Tensor>& parameters,
                                                         const Tensor& rows) {
   if (!config.moe_shared_expert_intermediate_size) return nullptr;
-  return std::make_unique<SharedExpertForward>(parameters.shared_expert, rows,
+  return std::make_unique<SharedExpertForward>(device, parameters.shared_expert, rows,
                                                config.moe_shared_expert_overlap);
 }
 
 // The backward of project, or of nothing where there is no weight.
-ProjectionGradients project_back(const Tensor& rows, const Tensor& weight, const Gradient<Tensor>& grad) {
+ProjectionGradients project_back(const ComputeDevice& device, const Tensor& rows, const Tensor& weight,
+                                 const Gradient<Tensor>& grad) {
   if (!weight) return {.rows = grad, .weight = Tensor()};
-  return project_backward(rows, weight, grad);
+  return project_backward(device, rows, weight, grad);
+}
+
+MoeParameters<Tensor> from_host(const ComputeDevice& device, const MoeParameters<Tensor>& parameters) {
+  const auto& [router_weight, experts, latent, shared] = parameters;
+  return {.router_weight = device.from_host(router_weight),
+          .experts = {.fc1 = device.from_host(experts.fc1), .fc2 = device.from_host(experts.fc2)},
+          .latent = {.down = device.from_host(latent.down), .up = device.from_host(latent.up)},
+          .shared_expert = {.fc1 = device.from_host(shared.fc1),
+                            .fc2 = device.from_host(shared.fc2),
+                            .gate = device.from_host(shared.gate)}};
 }
 
 }  // namespace
@@ -90,7 +101,7 @@ MoeLayer::MoeLayer(const MoeConfig& config, std::shared_ptr<ExpertParallelGroup>
     : config_(checked(config, *group, seed)),
       group_(std::move(group)),
       seed_(seed),
-      parameters_(initial_parameters(config_, group_->comm().rank(), seed)),
+      parameters_(from_host(group_->compute(), initial_parameters(config_, group_->comm().rank(), seed))),
       expert_bias_(config_.moe_router_enable_expert_bias ? static_cast<std::size_t>(config_.num_moe_experts)
                                                          : 0) {
   make_token_dispatcher(config_, group_);  // throws now, not in the first step, what does not fit the group
@@ -100,7 +111,7 @@ RouterForward MoeLayer::route(const Tensor& rows, std::int64_t num_sequences,
                               const MoeForwardOptions& options) {
   MoeConfig config = config_;
   if (!options.is_training) config.moe_input_jitter_eps.reset();
-  auto routed = router_forward(config, group_->comm(), rows, parameters_.router_weight,
+  auto routed = router_forward(group_->compute(), config, group_->comm(), rows, parameters_.router_weight,
                                {.expert_bias = expert_bias_,
                                 .replay_topk_idx = options.replay_topk_idx,
                                 .past_tokens_per_expert = past_tokens_per_expert_,
@@ -127,15 +138,17 @@ void MoeLayer::update_expert_bias() {
 }
 
 MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& options) {
-  check_on_all_ranks(group_->comm(), [&] { check_forward_arguments(config_, hidden, options); });
+  const ComputeDevice& device = group_->compute();
+  check_on_all_ranks(group_->comm(),
+                     [&] { check_forward_arguments(config_, group_->device(), hidden, options); });
   const auto& permutation = options.expert_permutation;
   const Tensor rows = flatten_tokens(hidden, config_.hidden_size);
   auto routed = timed_router(seconds_, [&] { return route(rows, num_sequences_of(hidden), options); });
 
-  const auto shared_expert = make_shared_expert(config_, parameters_, rows);
+  const auto shared_expert = make_shared_expert(device, config_, parameters_, rows);
   if (shared_expert) shared_expert->begin_fc1();
   const bool is_latent = config_.moe_latent_size.has_value();
-  const Tensor sent = is_latent ? project(rows, parameters_.latent.down) : rows;
+  const Tensor sent = is_latent ? project(device, rows, parameters_.latent.down) : rows;
   auto [dispatcher, grouped] = timed(seconds_.dispatch, [&] {
     return dispatch_within_budget(config_, group_,
                                   {.hidden = sent, .probs = permute_experts(routed.probs, permutation)},
@@ -144,7 +157,7 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
 
   const bool on_input = config_.moe_apply_probs_on_input;
   auto experts = timed(seconds_.experts, [&, &dispatcher = dispatcher, &grouped = grouped] {
-    return experts_forward(parameters_.experts, on_input ? apply_probs(grouped) : grouped,
+    return experts_forward(device, parameters_.experts, on_input ? device.apply_probs(grouped) : grouped,
                            dispatcher->empty_expert_rows());
   });
 
@@ -153,9 +166,9 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
     const auto partial = dispatcher->combine_preprocess(experts.output);
     return dispatcher->combine_postprocess(dispatcher->token_combine(partial, kSynchronous));
   });
-  Tensor output = is_latent ? project(sums, parameters_.latent.up) : sums;
+  Tensor output = is_latent ? project(device, sums, parameters_.latent.up) : sums;
   if (shared_expert)
-    output = add(output, timed(seconds_.shared_expert, [&] { return shared_expert->finish(); }));
+    output = device.add(output, timed(seconds_.shared_expert, [&] { return shared_expert->finish(); }));
 
   const auto over_budget = dispatcher->check_over_budget();
   auto state = std::make_unique<MoeContext::State>(
@@ -180,43 +193,46 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
 }
 
 MoeGradients MoeLayer::backward(MoeContext context, const MoeOutputGradients& grads) {
+  const ComputeDevice& device = group_->compute();
   const Tensor& grad_output = grads.output;
   check_on_all_ranks(group_->comm(), [&] {
     require_argument(context.has_state(), "context", "the context has been used: a forward has one backward");
-    check_backward_arguments(context.state().hidden_shape, context.state().hidden_dtype, grad_output);
+    check_backward_arguments(group_->device(), context.state().hidden_shape, context.state().hidden_dtype,
+                             grad_output);
   });
   auto& state = context.state();
   auto& dispatcher = *state.dispatcher;
   const Tensor grad_rows = flatten_tokens(grad_output, config_.hidden_size);
 
-  SharedExpertBackward shared_expert(config_, parameters_.shared_expert, state.shared_expert, grad_rows);
-  const auto up = project_back(state.latent_output, parameters_.latent.up, grad_rows);
+  SharedExpertBackward shared_expert(device, config_, parameters_.shared_expert, state.shared_expert,
+                                     grad_rows);
+  const auto up = project_back(device, state.latent_output, parameters_.latent.up, grad_rows);
   const auto expert_output = timed(seconds_.dispatch, [&] {
     const auto sums = dispatcher.combine_postprocess_backward(up.rows);
     return dispatcher.combine_preprocess_backward(dispatcher.token_combine_backward(sums));
   });
 
   const auto experts = timed(seconds_.experts, [&] {
-    return experts_backward(parameters_.experts, state.experts, expert_output,
+    return experts_backward(device, parameters_.experts, state.experts, expert_output,
                             dispatcher.empty_expert_rows());
   });
   const TokenGradients grouped = config_.moe_apply_probs_on_input
-                                     ? apply_probs_backward(state.grouped, experts.tokens.hidden)
+                                     ? device.apply_probs_backward(state.grouped, experts.tokens.hidden)
                                      : experts.tokens;
 
   const auto tokens = timed(seconds_.combine, [&] {
     const auto received = dispatcher.dispatch_postprocess_backward(grouped);
     return dispatcher.dispatch_preprocess_backward(dispatcher.token_dispatch_backward(received));
   });
-  const auto down = project_back(state.rows, parameters_.latent.down, tokens.hidden);
+  const auto down = project_back(device, state.rows, parameters_.latent.down, tokens.hidden);
   const auto router = timed_router(seconds_, [&] {
     return router_backward(
-        config_, parameters_.router_weight, state.router,
+        device, config_, parameters_.router_weight, state.router,
         {.probs = unpermute_experts(tokens.probs, state.expert_permutation), .aux_loss = grads.aux_loss});
   });
   const auto shared = timed(seconds_.shared_expert, [&] { return shared_expert.finish(); });
-  Tensor grad_hidden = add(down.rows, router.hidden);
-  if (shared.rows.value()) grad_hidden = add(grad_hidden, shared.rows);
+  Tensor grad_hidden = device.add(down.rows, router.hidden);
+  if (shared.rows.value()) grad_hidden = device.add(grad_hidden, shared.rows);
   return {.hidden = grad_hidden.reshape(state.hidden_shape),
           .parameters = {.router_weight = router.weight,
                          .experts = experts.weights,

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/projection.h"
 
-#include "moe/floating.h"
-#include "moe/gemm.h"
-
 namespace flexep::moe {
 
-Tensor project(const Tensor& rows, const Tensor& weight) {
-  Tensor product = Tensor::empty({rows.size(0), weight.size(0)}, weight.dtype());
-  multiply(cast(rows.contiguous(), weight.dtype()), transposed(weight), product);
-  return cast(product, rows.dtype());
+Tensor project(const ComputeDevice& device, const Tensor& rows, const Tensor& weight) {
+  const DType dtype = device.product_dtype(rows.dtype(), weight.dtype());
+  Tensor product = device.empty({rows.size(0), weight.size(0)}, rows.dtype());
+  device.multiply(device.cast(rows.contiguous(), dtype), transposed(device.cast(weight, dtype)), product);
+  return product;
 }
 
-ProjectionGradients project_backward(const Tensor& rows, const Tensor& weight, const Gradient<Tensor>& grad) {
-  const Tensor wide_grad = cast(grad.value().contiguous(), weight.dtype());
-  const Tensor grad_rows = Tensor::empty(rows.shape(), weight.dtype());
-  const Tensor grad_weight = Tensor::empty(weight.shape(), weight.dtype());
-  multiply(wide_grad, weight, grad_rows);
-  multiply(transposed(wide_grad), cast(rows.contiguous(), weight.dtype()), grad_weight);
-  return {.rows = cast(grad_rows, rows.dtype()), .weight = grad_weight};
+ProjectionGradients project_backward(const ComputeDevice& device, const Tensor& rows, const Tensor& weight,
+                                     const Gradient<Tensor>& grad) {
+  const DType dtype = device.product_dtype(rows.dtype(), weight.dtype());
+  const Tensor grad_product = device.cast(grad.value().contiguous(), dtype);
+  const Tensor grad_rows = device.empty(rows.shape(), rows.dtype());
+  const Tensor grad_weight = device.empty(weight.shape(), weight.dtype());
+  device.multiply(grad_product, device.cast(weight, dtype), grad_rows);
+  device.multiply(transposed(grad_product), device.cast(rows.contiguous(), dtype), grad_weight);
+  return {.rows = grad_rows, .weight = grad_weight};
 }
 
 }  // namespace flexep::moe

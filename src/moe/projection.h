@@ -2,13 +2,13 @@
 #pragma once
 
 #include "flexep/moe/gradient.h"
-#include "flexep/tensor.h"
+#include "moe/compute_device.h"
 
 namespace flexep::moe {
 
-/// rows * weight^T, computed in the type of the weight and rounded once to that of the rows.
+/// rows * weight^T, in the device's product_dtype and rounded once to the type of the rows.
 /// @param rows  [T, in]. @param weight  [out, in], fp32 or fp64. @return [T, out].
-Tensor project(const Tensor& rows, const Tensor& weight);
+Tensor project(const ComputeDevice& device, const Tensor& rows, const Tensor& weight);
 
 struct ProjectionGradients {
   Gradient<Tensor> rows;    ///< [T, in], in the type of the rows
@@ -16,6 +16,7 @@ struct ProjectionGradients {
 };
 
 /// @param grad  [T, out], of project's result.
-ProjectionGradients project_backward(const Tensor& rows, const Tensor& weight, const Gradient<Tensor>& grad);
+ProjectionGradients project_backward(const ComputeDevice& device, const Tensor& rows, const Tensor& weight,
+                                     const Gradient<Tensor>& grad);
 
 }  // namespace flexep::moe

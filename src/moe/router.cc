@@ -5,7 +5,7 @@
 #include "moe/auxiliary_loss.h"
 #include "moe/balancing_loss.h"
 #include "moe/floating.h"
-#include "moe/gemm.h"
+#include "moe/router_on_device.h"
 #include "moe/router_probs.h"
 #include "moe/router_random.h"
 #include "moe/routing_replay.h"
@@ -60,16 +60,17 @@ DroppedRouting drop_tokens(const MoeConfig& config, const DroppedRouting& routin
 }
 
 template <typename T>
-RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden, const Tensor& weight,
-                      const RouterInput& input) {
+RouterForward forward(const ComputeDevice& device, const MoeConfig& config, Communicator& comm,
+                      const Tensor& hidden, const Tensor& weight, const RouterInput& input) {
   const int num_experts = config.num_moe_experts;
   const std::int64_t num_tokens = hidden.size(0);
   const std::int64_t first_token = first_random_token(config, comm, num_tokens);
   const Tensor factors = jitter_factors<T>(config, input.random_key, first_token, num_tokens);
-  const Tensor dense = cast(hidden.contiguous(), kDTypeOf<T>),
+  const Tensor dense = device.cast(hidden.contiguous(), kDTypeOf<T>),
                rows = factors ? times<T>(dense, factors) : dense;
-  const Tensor logits = Tensor::empty({num_tokens, num_experts}, kDTypeOf<T>);
-  multiply(rows, transposed(cast(weight.contiguous(), kDTypeOf<T>)), logits);
+  const Tensor product = device.empty({num_tokens, num_experts}, kDTypeOf<T>);
+  device.multiply(rows, transposed(device.cast(weight.contiguous(), kDTypeOf<T>)), product);
+  const Tensor logits = device.to_host(product);
   force_logits<T>(config, input.random_key, first_token, logits);
 
   const auto chosen = choose_experts<T>(
@@ -101,8 +102,8 @@ RouterForward forward(const MoeConfig& config, Communicator& comm, const Tensor&
 }
 
 template <typename T>
-RouterGradients backward(const MoeConfig& config, const Tensor& weight, const RouterContext& context,
-                         const RouterOutputGradients& grads) {
+RouterGradients backward(const ComputeDevice& device, const MoeConfig& config, const Tensor& weight,
+                         const RouterContext& context, const RouterOutputGradients& grads) {
   const Tensor all_grads = grads.probs.value().contiguous();
   const Tensor grad_probs =
       context.kept ? apply_router_token_dropping_backward(all_grads, context.kept).value() : all_grads;
@@ -113,27 +114,39 @@ RouterGradients backward(const MoeConfig& config, const Tensor& weight, const Ro
       grad_topk_probs, load_balancing_backward<T>(config, context, grads.aux_loss));
   z_loss_backward<T>(context, grads.aux_loss, grad_logits);
 
-  const Tensor grad_rows = Tensor::empty(context.hidden.shape(), kDTypeOf<T>);
-  const Tensor grad_weight = Tensor::empty(weight.shape(), kDTypeOf<T>);
-  multiply(grad_logits, cast(weight.contiguous(), kDTypeOf<T>), grad_rows);
-  multiply(transposed(grad_logits), context.hidden, grad_weight);
+  const Tensor grad_product = device.from_host(grad_logits);
+  const Tensor grad_rows = device.empty(context.hidden.shape(), kDTypeOf<T>);
+  const Tensor grad_weight = device.empty(weight.shape(), kDTypeOf<T>);
+  device.multiply(grad_product, device.cast(weight.contiguous(), kDTypeOf<T>), grad_rows);
+  device.multiply(transposed(grad_product), context.hidden, grad_weight);
   return {.hidden = context.input_factors ? times<T>(grad_rows, context.input_factors) : grad_rows,
-          .weight = cast(grad_weight, weight.dtype())};
+          .weight = device.cast(grad_weight, weight.dtype())};
 }
 
 }  // namespace
 
+RouterForward router_forward(const ComputeDevice& device, const MoeConfig& config, Communicator& comm,
+                             const Tensor& hidden, const Tensor& weight, const RouterInput& input) {
+  check_arguments(config, hidden, weight, input);
+  return config.router_dtype() == DType::kFloat64
+             ? forward<double>(device, config, comm, hidden, weight, input)
+             : forward<float>(device, config, comm, hidden, weight, input);
+}
+
+RouterGradients router_backward(const ComputeDevice& device, const MoeConfig& config, const Tensor& weight,
+                                const RouterContext& context, const RouterOutputGradients& grads) {
+  return config.router_dtype() == DType::kFloat64 ? backward<double>(device, config, weight, context, grads)
+                                                  : backward<float>(device, config, weight, context, grads);
+}
+
 RouterForward router_forward(const MoeConfig& config, Communicator& comm, const Tensor& hidden,
                              const Tensor& weight, const RouterInput& input) {
-  check_arguments(config, hidden, weight, input);
-  return config.router_dtype() == DType::kFloat64 ? forward<double>(config, comm, hidden, weight, input)
-                                                  : forward<float>(config, comm, hidden, weight, input);
+  return router_forward(cpu_device(), config, comm, hidden, weight, input);
 }
 
 RouterGradients router_backward(const MoeConfig& config, const Tensor& weight, const RouterContext& context,
                                 const RouterOutputGradients& grads) {
-  return config.router_dtype() == DType::kFloat64 ? backward<double>(config, weight, context, grads)
-                                                  : backward<float>(config, weight, context, grads);
+  return router_backward(cpu_device(), config, weight, context, grads);
 }
 
 }  // namespace flexep::moe

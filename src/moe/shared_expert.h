@@ -5,6 +5,7 @@
 
 #include "flexep/moe/experts.h"
 #include "flexep/moe/moe_layer.h"
+#include "moe/compute_device.h"
 
 namespace flexep::moe {
 
@@ -17,7 +18,8 @@ namespace flexep::moe {
 class SharedExpertForward {
  public:
   /// @param rows  [T, H], which stay as they are until finish.
-  SharedExpertForward(const SharedExpertWeights<Tensor>& weights, const Tensor& rows, bool overlap);
+  SharedExpertForward(const ComputeDevice& device, const SharedExpertWeights<Tensor>& weights,
+                      const Tensor& rows, bool overlap);
   SharedExpertForward(const SharedExpertForward&) = delete;  // its thread knows where it is
   SharedExpertForward& operator=(const SharedExpertForward&) = delete;
 
@@ -36,6 +38,7 @@ class SharedExpertForward {
   void run_fc1();
   void run_fc2();
 
+  const ComputeDevice& device_;
   SharedExpertWeights<Tensor> weights_;
   Tensor rows_;
   std::launch policy_;
@@ -56,8 +59,9 @@ struct SharedExpertGradients {
 class SharedExpertBackward {
  public:
   /// @param grad  [T, H], of SharedExpertForward::finish's result. All arguments live until the end of this.
-  SharedExpertBackward(const MoeConfig& config, const SharedExpertWeights<Tensor>& weights,
-                       const ExpertsContext& context, const Tensor& grad);
+  SharedExpertBackward(const ComputeDevice& device, const MoeConfig& config,
+                       const SharedExpertWeights<Tensor>& weights, const ExpertsContext& context,
+                       const Tensor& grad);
   /// Waits. Without a shared expert all are "no tensor".
   SharedExpertGradients finish() { return grads_.get(); }
 

@@ -4,6 +4,7 @@
 #include "common/check.h"
 #include "moe/allgather_token_dispatcher.h"
 #include "moe/alltoall_token_dispatcher.h"
+#include "moe/device_rules.h"
 #include "moe/flex_backends.h"
 #include "moe/flex_token_dispatcher.h"
 
@@ -32,6 +33,7 @@ std::unique_ptr<TokenDispatcher> make_token_dispatcher(const MoeConfig& config,
       config.num_ranks() == num_ranks, "expert_model_parallel_size",
       "expert_model_parallel_size {} times expert_tensor_parallel_size {} must be the number of ranks, {}",
       config.expert_model_parallel_size, config.expert_tensor_parallel_size, num_ranks);
+  check_runs_on(group->device(), config);
   switch (config.moe_token_dispatcher_type) {
     case TokenDispatcherType::kAllGather:
       return std::make_unique<AllGatherTokenDispatcher>(config, std::move(group));

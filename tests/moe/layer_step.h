@@ -50,23 +50,39 @@ struct Step {
       : parameters(static_cast<std::size_t>(num_ranks)), grads(static_cast<std::size_t>(num_ranks)) {}
 };
 
+/// Where a layer is, and what brings tensors of the host there and back.
+struct Placement {
+  Device device = Device::host();
+  std::function<Tensor(const Tensor&)> to_layer = [](const Tensor& tensor) { return tensor; };
+  std::function<Tensor(const Tensor&)> to_host = [](const Tensor& tensor) { return tensor; };
+
+  MoeParameters<Tensor> all_to_host(const MoeParameters<Tensor>& parameters) const {
+    const auto& [router_weight, experts, latent, shared] = parameters;
+    return {.router_weight = to_host(router_weight),
+            .experts = {.fc1 = to_host(experts.fc1), .fc2 = to_host(experts.fc2)},
+            .latent = {.down = to_host(latent.down), .up = to_host(latent.up)},
+            .shared_expert = {
+                .fc1 = to_host(shared.fc1), .fc2 = to_host(shared.fc2), .gate = to_host(shared.gate)}};
+  }
+};
+
 /// @param prepare  what to do to each rank's layer before.
 inline Step run_step(const MoeConfig& config, const LayerBatch& batch,
-                     const std::function<void(MoeLayer&)>& prepare = {}) {
+                     const std::function<void(MoeLayer&)>& prepare = {}, const Placement& place = {}) {
   Step step(config.num_ranks());
   std::vector<Matrix> outputs(step.grads.size()), grad_hiddens(step.grads.size());
   in_process(config.num_ranks(), [&](Communicator& comm) {
     const auto rank = static_cast<std::size_t>(comm.rank());
-    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm), /*seed=*/3);
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm, place.device), /*seed=*/3);
     if (prepare) prepare(layer);
-    auto forward = layer.forward(batch.share(batch.hidden, comm.rank()));
-    const auto grads =
-        layer.backward(std::move(forward.context),
-                       {.output = batch.share(batch.grad_output, comm.rank()), .aux_loss = kGradAuxLoss});
-    outputs[rank] = rows_of(forward.output);
-    grad_hiddens[rank] = rows_of(grads.hidden);
-    step.parameters[rank] = layer.parameters();
-    step.grads[rank] = values_of(grads.parameters);
+    auto forward = layer.forward(place.to_layer(batch.share(batch.hidden, comm.rank())));
+    const auto grads = layer.backward(
+        std::move(forward.context),
+        {.output = place.to_layer(batch.share(batch.grad_output, comm.rank())), .aux_loss = kGradAuxLoss});
+    outputs[rank] = rows_of(place.to_host(forward.output));
+    grad_hiddens[rank] = rows_of(place.to_host(grads.hidden));
+    step.parameters[rank] = place.all_to_host(layer.parameters());
+    step.grads[rank] = place.all_to_host(values_of(grads.parameters));
     if (rank == 0) step.aux_loss = forward.aux_loss;
   });
   for (std::size_t rank = 0; rank < outputs.size(); ++rank) {

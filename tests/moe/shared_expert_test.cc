@@ -27,7 +27,7 @@ Tensor run(SharedExpertForward& expert) {
 }
 
 TEST(SharedExpertTest, ItsStepsGoInOneOrderOnce) {
-  SharedExpertForward expert(kWeights, kRows, /*overlap=*/true);
+  SharedExpertForward expert(cpu_device(), kWeights, kRows, /*overlap=*/true);
   EXPECT_EQ(rejected_argument([&] { expert.begin_fc2(); }), "shared_expert");
   EXPECT_EQ(rejected_argument([&] { expert.finish(); }), "shared_expert");
   expert.begin_fc1();
@@ -41,7 +41,7 @@ TEST(SharedExpertTest, ItsStepsGoInOneOrderOnce) {
 
 TEST(SharedExpertTest, WithOverlapTheCallersThreadComputesNothing) {
   const auto seconds_of = [](bool overlap) {
-    SharedExpertForward expert(kWeights, kRows, overlap);
+    SharedExpertForward expert(cpu_device(), kWeights, kRows, overlap);
     const double before = seconds_in_gemms();
     run(expert);
     return seconds_in_gemms() - before;
@@ -51,12 +51,13 @@ TEST(SharedExpertTest, WithOverlapTheCallersThreadComputesNothing) {
 }
 
 TEST(SharedExpertTest, OverlapChangesNoBit) {
-  SharedExpertForward apart(kWeights, kRows, false), beside(kWeights, kRows, true);
+  SharedExpertForward apart(cpu_device(), kWeights, kRows, false);
+  SharedExpertForward beside(cpu_device(), kWeights, kRows, true);
   EXPECT_EQ(rows_of(run(apart)), rows_of(run(beside)));
 }
 
 TEST(SharedExpertTest, OneThatIsLeftInTheMiddleEndsByItself) {
-  SharedExpertForward expert(kWeights, kRows, true);
+  SharedExpertForward expert(cpu_device(), kWeights, kRows, true);
   expert.begin_fc1();
   expert.begin_fc2();
 }

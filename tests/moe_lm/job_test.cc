@@ -53,6 +53,19 @@ TEST(JobTest, RepeatsBitForBitOnAnyTransport) {
   EXPECT_EQ(outcome_of(first), outcome_of(threads));
 }
 
+TEST(JobTest, OnAGpuItLearnsWhatItLearnsOnTheCpu) {
+  const Arguments on_gpu = {"--device", "cuda"};
+  Job probe(kSmall + on_gpu + Arguments{"--ranks", "1", "--steps", "1", "--transport", "in_process"});
+  if (probe.wait() != 0 && probe.err().find("--device cuda: ") != std::string::npos)
+    GTEST_SKIP() << probe.err();
+  const Arguments arguments = {"--ranks", "2", "--steps", "20", "--transport", "in_process"};
+  const auto expected = result_of(arguments)["train_loss"].get<std::vector<double>>();
+  const auto losses = result_of(arguments + on_gpu)["train_loss"].get<std::vector<double>>();
+  ASSERT_EQ(losses.size(), expected.size());
+  for (std::size_t step = 0; step < losses.size(); ++step)
+    EXPECT_NEAR(losses[step], expected[step], 1e-4) << "step " << step;
+}
+
 TEST(JobTest, AnotherSeedIsAnotherRun) {
   const Arguments arguments = {"--ranks", "2", "--steps", "2"};
   EXPECT_NE(result_of(arguments + Arguments{"--seed", "1"})["train_loss"],

@@ -13,6 +13,7 @@ std::string why_no_cuda_device() {
   const bool is_process_of_a_job = Environment::read().rank.has_value();
   // A process of a job may have inherited the number of the process that started it.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", is_process_of_a_job ? "8" : "32", /*overwrite=*/is_process_of_a_job);
+  if (!is_process_of_a_job) setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess) return cudaGetErrorString(error);

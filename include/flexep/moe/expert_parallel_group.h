@@ -3,12 +3,15 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 
 #include "flexep/communicator.h"
 #include "flexep/elastic_buffer.h"
 #include "flexep/row_collectives.h"
 
 namespace flexep::moe {
+
+class ComputeDevice;
 
 /// What the ranks of a layer exchange rows with when the dispatcher is alltoall or allgather.
 struct RankCollectives {
@@ -36,10 +39,15 @@ struct FlexState {
 /// like.
 class ExpertParallelGroup {
  public:
-  /// Collective over `comm`. @throws what ElasticBuffer throws.
-  explicit ExpertParallelGroup(const Communicator& comm) : comm_(comm.duplicate()), buffer_(comm) {}
+  /// Collective over `comm`. @param device  where the rows and weights of the group's layers are. On a GPU
+  /// layers use cuBLAS, which is looked up here: libcublas.so.13 or .12, 12.5 or later.
+  /// @throws what ElasticBuffer throws; CudaError when there is no cuBLAS.
+  explicit ExpertParallelGroup(const Communicator& comm, Device device = Device::host());
 
   Communicator& comm() { return comm_; }
+  Device device() const { return device_; }
+  /// The library's own: who computes there.
+  const ComputeDevice& compute() const { return *compute_; }
   ElasticBuffer& buffer() { return buffer_; }
   /// Collective when it is asked for a tensor parallel size for the first time, local afterwards.
   RankCollectives& collectives(int expert_tensor_parallel_size);
@@ -50,7 +58,9 @@ class ExpertParallelGroup {
 
  private:
   Communicator comm_;
+  Device device_;
   ElasticBuffer buffer_;
+  std::shared_ptr<const ComputeDevice> compute_;
   std::map<int, RankCollectives> collectives_;  // by tensor parallel size
   FlexState flex_state_;
 };

@@ -16,7 +16,7 @@ struct ExpertWeights {
 /// What experts_backward needs of a forward pass. Keeps the input rows alive.
 struct ExpertsContext {
   GroupedTokens input;
-  Tensor fc1_output;  ///< [rows, 2F], in the dtype of the weights
+  Tensor fc1_output;  ///< [rows, 2F], in the dtype of the weights; on a GPU bf16 and fp16 stay what they are
 };
 
 struct ExpertsForward {
@@ -24,8 +24,8 @@ struct ExpertsForward {
   ExpertsContext context;
 };
 
-/// SwiGLU experts over grouped rows, all tensors contiguous: out = ((silu(x Wg^T) * x Wu^T) * prob) Wd^T, for
-/// each expert on its own rows.
+/// SwiGLU experts over grouped rows, all tensors contiguous and the host's: out = ((silu(x Wg^T) * x Wu^T) *
+/// prob) Wd^T, for each expert on its own rows.
 ///
 /// A row is scaled by its probability after the activation, as Megatron does, so that combine can sum rows as
 /// they are. Arithmetic is in the dtype of the weights: bf16 rows are widened to fp32 and the result is

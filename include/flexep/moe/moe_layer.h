@@ -103,17 +103,21 @@ struct MoeSeconds {
 /// Several microbatches may be between forward and backward; backwards may come in any order that is the same
 /// on all ranks. The loss is one global loss: the sum over ranks of what their outputs contribute, plus
 /// aux_loss once. One layer is used by one thread at a time.
+///
+/// On a GPU (ExpertParallelGroup's device) hidden, output, parameters and their gradients are tensors of that
+/// GPU, and everything is in the order of the thread's current stream; MoeForward::topk_idx and
+/// MoeForwardOptions::replay_topk_idx are the host's. docs/moe.md says which options it has there.
 class MoeLayer {
  public:
   /// Collective. Weights are uniform with standard deviation init_method_std, a pure function of (seed,
   /// parameter, global position): the same model whatever the number of ranks.
   /// @throws InvalidArgument as MoeConfig::validate and make_token_dispatcher; CollectiveMismatch naming an
-  /// option that differs between ranks.
+  /// option that differs between ranks; InvalidArgument for an option that the group's device lacks.
   MoeLayer(const MoeConfig& config, std::shared_ptr<ExpertParallelGroup> group, std::uint64_t seed);
 
   /// Collective.
   /// @param hidden  [T, H] or [S, B, H], bf16, fp16 or fp32 (params_dtype fp32) or fp64 (params_dtype fp64);
-  /// T may differ between ranks and be 0.
+  /// T may differ between ranks and be 0. On the layer's device; contiguous on a GPU.
   /// @throws InvalidArgument that names `hidden`, `expert_permutation` or `replay_topk_idx`, PeerError with
   /// the same text on the other ranks; what the dispatcher's steps throw.
   /// Cost: 3 * rows * H * F multiply-adds in the experts, T * H * E in the router; a dispatch and a combine

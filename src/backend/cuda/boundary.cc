@@ -108,11 +108,19 @@ Tensor empty(const Shape& shape, DType dtype, Device device) {
 
 Tensor to_device(const Tensor& tensor, Device device) {
   if (!tensor) return {};
-  const Tensor dense = tensor.contiguous();
-  Tensor copy = empty(dense.shape(), dense.dtype(), device);
-  const DeviceGuard guard(device.index);
-  copy_pageable(copy.data(), dense.data(), dense.num_bytes(), cudaMemcpyHostToDevice);
+  Tensor copy = empty(tensor.shape(), tensor.dtype(), device);
+  copy_to_device(tensor, copy);
   return copy;
+}
+
+void copy_to_device(const Tensor& tensor, const Tensor& out) {
+  require_argument(!out.device().is_host() && out.is_contiguous() && out.shape() == tensor.shape() &&
+                       out.dtype() == tensor.dtype(),
+                   "out", "out must be contiguous {} {} on a device", name_of(tensor.dtype()),
+                   tensor.shape());
+  const Tensor dense = tensor.contiguous();
+  const DeviceGuard guard(out.device().index);
+  copy_pageable(out.data(), dense.data(), dense.num_bytes(), cudaMemcpyHostToDevice);
 }
 
 Tensor to_host(const Tensor& tensor) {

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// In a build of flexep with CUDA.
+#include <cuda_runtime_api.h>
+
+#include <cstdlib>
+
+#include "flexep/cuda.h"
+#include "moe_lm/layer_memory.h"
+
+namespace moe_lm {
+
+std::string why_no_gpu(bool ranks_are_threads) {
+  if (ranks_are_threads) {
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
+    setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
+  } else {
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8", /*overwrite=*/1);
+  }
+  int num_devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&num_devices);
+  if (error != cudaSuccess) return cudaGetErrorString(error);
+  return num_devices > 0 ? "" : "this machine has no GPU";
+}
+
+flexep::Tensor to_layer(const flexep::Tensor& tensor, flexep::Device device) {
+  return device.is_host() ? tensor : flexep::cuda::to_device(tensor, device);
+}
+
+flexep::Tensor to_host(const flexep::Tensor& tensor) {
+  return tensor.device().is_host() ? tensor : flexep::cuda::to_host(tensor);
+}
+
+void copy_to_layer(const flexep::Tensor& tensor, const flexep::Tensor& out) {
+  if (!out.device().is_host()) flexep::cuda::copy_to_device(tensor, out);
+}
+
+}  // namespace moe_lm

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// In a build of flexep without CUDA.
+#include "moe_lm/layer_memory.h"
+
+namespace moe_lm {
+
+std::string why_no_gpu(bool /*ranks_are_threads*/) {
+  return "this build has no CUDA backend";
+}
+
+flexep::Tensor to_layer(const flexep::Tensor& tensor, flexep::Device /*device*/) {
+  return tensor;
+}
+
+flexep::Tensor to_host(const flexep::Tensor& tensor) {
+  return tensor;
+}
+
+void copy_to_layer(const flexep::Tensor& /*tensor*/, const flexep::Tensor& /*out*/) {}
+
+}  // namespace moe_lm

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The MoE layer on a GPU against the same layer on the CPU. Ranks are threads that share the GPU.
+#include "flexep/moe/moe_layer.h"
+
+#include <gtest/gtest.h>
+
+#include "cuda_devices.h"
+#include "flexep/cuda.h"
+#include "moe/layer_step.h"
+
+namespace flexep::moe {
+namespace {
+
+using testing::config_of;
+using testing::Division;
+using testing::LayerBatch;
+using testing::Matrix;
+using testing::near;
+using testing::Placement;
+using testing::random_batch;
+using testing::random_tensor;
+using testing::rejected_argument;
+using testing::rows_of;
+using testing::run_step;
+using testing::Step;
+
+const Device kGpu = Device::cuda(0);
+
+// As values of another type.
+template <typename To>
+Tensor converted(const Tensor& tensor) {
+  Tensor result = Tensor::empty(tensor.shape(), kDTypeOf<To>);
+  for (std::size_t i = 0; i < tensor.values<double>().size(); ++i) {
+    if constexpr (std::is_floating_point_v<To>)
+      result.values<To>()[i] = static_cast<To>(tensor.values<double>()[i]);
+    else
+      result.values<To>()[i] = To(static_cast<float>(tensor.values<double>()[i]));
+  }
+  return result;
+}
+
+// Rows of type T, on the CPU and on the GPU.
+template <typename T>
+Placement on_cpu() {
+  return {.to_layer = converted<T>};
+}
+template <typename T>
+Placement on_gpu() {
+  return {.device = kGpu,
+          .to_layer = [](const Tensor& tensor) { return cuda::to_device(converted<T>(tensor), kGpu); },
+          .to_host = cuda::to_host};
+}
+
+void expect_near(const Step& expected, const Step& got, double tolerance, double grad_tolerance) {
+  EXPECT_TRUE(near(expected.output, got.output, tolerance));
+  EXPECT_NEAR(expected.aux_loss, got.aux_loss, tolerance);
+  EXPECT_TRUE(near(expected.grad_hidden, got.grad_hidden, grad_tolerance));
+  for (std::size_t rank = 0; rank < expected.grads.size(); ++rank) {
+    const auto check = [&](const char* name, const Tensor& one, const Tensor& other) {
+      ASSERT_EQ(one.defined(), other.defined()) << name;
+      if (!one) return;
+      EXPECT_EQ(one.dtype(), other.dtype()) << name;
+      EXPECT_TRUE(near(rows_of(one), other, grad_tolerance)) << name << " of rank " << rank;
+    };
+    const auto &one = expected.grads[rank], &other = got.grads[rank];
+    check("router_weight", one.router_weight, other.router_weight);
+    check("fc1", one.experts.fc1, other.experts.fc1);
+    check("fc2", one.experts.fc2, other.experts.fc2);
+    check("latent.down", one.latent.down, other.latent.down);
+    check("latent.up", one.latent.up, other.latent.up);
+    check("shared_expert.fc1", one.shared_expert.fc1, other.shared_expert.fc1);
+    check("shared_expert.fc2", one.shared_expert.fc2, other.shared_expert.fc2);
+    check("shared_expert.gate", one.shared_expert.gate, other.shared_expert.gate);
+  }
+}
+
+LayerBatch batch_for(const MoeConfig& config) {
+  std::vector<std::int64_t> num_tokens;
+  for (int rank = 0; rank < config.num_ranks(); ++rank)
+    num_tokens.push_back(std::vector<std::int64_t>{37, 0, 21, 64}[static_cast<std::size_t>(rank)]);
+  return random_batch(num_tokens, config.hidden_size);
+}
+
+template <typename T>
+void expect_same_as_on_the_cpu(const MoeConfig& config, double tolerance, double grad_tolerance) {
+  const LayerBatch batch = batch_for(config);
+  expect_near(run_step(config, batch, {}, on_cpu<T>()), run_step(config, batch, {}, on_gpu<T>()), tolerance,
+              grad_tolerance);
+}
+
+class CudaMoeLayerTest : public ::testing::TestWithParam<Division> {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = tool::why_no_cuda_device(); !reason.empty()) GTEST_SKIP() << reason;
+    config.hidden_size = 16;
+    config.moe_ffn_hidden_size = 24;
+    config.moe_aux_loss_coeff = 0.3;
+  }
+  // Another order of sums is all that differs in double precision.
+  void expect_same() const { expect_same_as_on_the_cpu<double>(config, 1e-11, 1e-11); }
+
+  MoeConfig config = config_of(GetParam());
+};
+
+TEST_P(CudaMoeLayerTest, OutputAndAllGradientsAreThoseOfTheCpu) {
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SoAreTheyWithSigmoidScoresAndCapacity) {
+  config.moe_router_score_function = RouterScoreFunction::kSigmoid;
+  config.moe_router_topk_scaling_factor = 2.5;
+  config.moe_expert_capacity_factor = 1.0;
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SoAreTheyWithALatentDimensionAndASharedExpert) {
+  config.moe_latent_size = 6;
+  config.moe_shared_expert_intermediate_size = 5;
+  expect_same();
+  config.moe_shared_expert_gate = true;
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SoAreTheyWithProbsAppliedOnTheInput) {
+  config.moe_router_score_function = RouterScoreFunction::kSigmoid;
+  config.moe_router_topk = 1;
+  config.moe_apply_probs_on_input = true;
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SoAreTheyWithPaddingForQuantization) {
+  config.fp8 = Fp8Format::kE4M3;
+  config.moe_router_padding_for_quantization = true;
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SoAreTheyWithTheBackendHybridep) {
+  config.moe_flex_dispatcher_backend = FlexDispatcherBackend::kHybridEp;
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SoAreTheyWithTheBackendNcclep) {
+  config.moe_flex_dispatcher_backend = FlexDispatcherBackend::kNcclEp;
+  config.moe_expert_rank_capacity_factor = 12;
+  expect_same();
+}
+
+TEST_P(CudaMoeLayerTest, SinglePrecisionIsNotReduced) {
+  config.params_dtype = DType::kFloat32;
+  config.moe_router_dtype = DType::kFloat32;
+  expect_same_as_on_the_cpu<float>(config, 1e-5, 1e-4);
+}
+
+TEST_P(CudaMoeLayerTest, NarrowTypesStayCloseToTheCpu) {
+  config.params_dtype = DType::kFloat32;
+  config.moe_router_dtype = DType::kFloat32;
+  config.moe_shared_expert_intermediate_size = 16;
+  expect_same_as_on_the_cpu<BFloat16>(config, 0.03, 0.06);
+  expect_same_as_on_the_cpu<Float16>(config, 0.03, 0.06);
+}
+
+TEST_P(CudaMoeLayerTest, ARepeatedStepHasTheSameBits) {
+  config.params_dtype = DType::kFloat32;
+  config.moe_router_dtype = DType::kFloat32;
+  const LayerBatch batch = batch_for(config);
+  const Step first = run_step(config, batch, {}, on_gpu<BFloat16>()),
+             second = run_step(config, batch, {}, on_gpu<BFloat16>());
+  expect_near(first, second, 0, 0);
+}
+
+// Two forwards, then their backwards: the gradient of the first's hidden.
+Tensor two_microbatches(MoeLayer& layer, const Tensor& one, const Tensor& other) {
+  auto first = layer.forward(one), second = layer.forward(other);
+  layer.backward(std::move(second.context), {.output = one, .aux_loss = 1});
+  return layer.backward(std::move(first.context), {.output = other, .aux_loss = 1}).hidden;
+}
+
+TEST_P(CudaMoeLayerTest, MicrobatchesMayBeInFlightTogetherOnAStreamOfTheProgram) {
+  const LayerBatch batch = batch_for(config);
+  in_process(config.num_ranks(), [&](Communicator& comm) {
+    const Tensor one = batch.share(batch.hidden, comm.rank()),
+                 other = batch.share(batch.grad_output, comm.rank());
+    MoeLayer on_cpu(config, std::make_shared<ExpertParallelGroup>(comm), 3);
+    MoeLayer on_gpu(config, std::make_shared<ExpertParallelGroup>(comm, kGpu), 3);
+    const Matrix expected = rows_of(two_microbatches(on_cpu, one, other));
+
+    cudaStream_t stream = nullptr;
+    ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    {
+      const cuda::StreamGuard guard(stream);
+      const Tensor got = two_microbatches(on_gpu, cuda::to_device(one, kGpu), cuda::to_device(other, kGpu));
+      EXPECT_TRUE(near(expected, cuda::to_host(got), 1e-11));
+    }
+    // A stream lives longer than what was made while it was current.
+    comm.barrier();
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Divisions, CudaMoeLayerTest,
+                         ::testing::Values(Division{1, 1, true}, Division{1, 2, true}, Division{1, 4, true},
+                                           Division{2, 2, true}),
+                         [](const auto& division) { return testing::name_of(division.param); });
+
+class CudaMoeLayerErrorsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = tool::why_no_cuda_device(); !reason.empty()) GTEST_SKIP() << reason;
+  }
+
+  // Which option a layer on a GPU names.
+  static std::string refused(const MoeConfig& config) {
+    std::string argument;
+    in_process(1, [&](Communicator& comm) {
+      const auto group = std::make_shared<ExpertParallelGroup>(comm, kGpu);
+      argument = rejected_argument([&] { MoeLayer(config, group, 3); });
+    });
+    return argument;
+  }
+
+  MoeConfig config = config_of({1, 1, true});
+};
+
+TEST_F(CudaMoeLayerErrorsTest, WhatDoesNotRunOnAGpuIsNamed) {
+  MoeConfig with_jitter = config, compact = config, deepep = config, alltoall = config, overlap = config;
+  with_jitter.moe_input_jitter_eps = 0.1;
+  compact.moe_permute_fusion = false;
+  deepep.moe_flex_dispatcher_backend = FlexDispatcherBackend::kDeepEp;
+  alltoall.moe_token_dispatcher_type = TokenDispatcherType::kAllToAll;
+  overlap.moe_shared_expert_intermediate_size = 4;
+  overlap.moe_shared_expert_overlap = true;
+  EXPECT_EQ(refused(config), "");
+  EXPECT_EQ(refused(with_jitter), "moe_input_jitter_eps");
+  EXPECT_EQ(refused(compact), "moe_permute_fusion");
+  EXPECT_EQ(refused(deepep), "moe_flex_dispatcher_backend");
+  EXPECT_EQ(refused(alltoall), "moe_token_dispatcher_type");
+  EXPECT_EQ(refused(overlap), "moe_shared_expert_overlap");
+}
+
+TEST_F(CudaMoeLayerErrorsTest, RowsInAnotherMemoryAreRefusedAndTheLayerGoesOn) {
+  in_process(1, [&](Communicator& comm) {
+    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm, kGpu), 3);
+    const Tensor hidden = random_tensor(5, config.hidden_size, 1);
+    EXPECT_EQ(rejected_argument([&] { layer.forward(hidden); }), "hidden");
+    auto forward = layer.forward(cuda::to_device(hidden, kGpu));
+    EXPECT_EQ(forward.output.device(), kGpu);
+    EXPECT_EQ(rejected_argument(
+                  [&] { layer.backward(std::move(forward.context), {.output = hidden, .aux_loss = 1}); }),
+              "output");
+  });
+}
+
+}  // namespace
+}  // namespace flexep::moe
