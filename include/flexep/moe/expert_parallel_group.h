@@ -40,7 +40,7 @@ struct FlexState {
 class ExpertParallelGroup {
  public:
   /// Collective over `comm`. @param device  where the rows and weights of the group's layers are. On a GPU
-  /// layers use cuBLAS, which is looked up here: libcublas.so.13 or .12, 12.5 or later.
+  /// layers use cuBLAS, which is looked up here: libcublas.so.13 or .12.
   /// @throws what ElasticBuffer throws; CudaError when there is no cuBLAS.
   explicit ExpertParallelGroup(const Communicator& comm, Device device = Device::host());
 

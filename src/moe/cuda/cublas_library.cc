@@ -25,8 +25,7 @@ void* open_library() {
 template <typename Function>
 void look_up(void* library, const char* name, Function& function) {
   void* address = dlsym(library, name);
-  if (address == nullptr)
-    throw CudaError(fmt::format("cuBLAS 12.5 or later is needed: there is no {}", name));
+  if (address == nullptr) throw CudaError(fmt::format("cuBLAS 12 or later is needed: there is no {}", name));
   function = reinterpret_cast<Function>(address);
 }
 
@@ -39,7 +38,6 @@ CublasApi load() {
   look_up(library, "cublasSetMathMode", api.set_math_mode);
   look_up(library, "cublasGetStatusString", api.status_string);
   look_up(library, "cublasGemmEx", api.multiply);
-  look_up(library, "cublasGemmGroupedBatchedEx", api.multiply_groups);
   return api;
 }
 

@@ -26,14 +26,6 @@ struct CublasApi {
                            const void* alpha, const void* a, cudaDataType_t, int stride_a, const void* b,
                            cudaDataType_t, int stride_b, const void* beta, void* c, cudaDataType_t,
                            int stride_c, CublasComputeType, CublasAlgorithm) = nullptr;
-  /// The same for groups of products of one shape each; a, b and c are arrays in device memory, all others
-  /// are the host's, with an element for each group. Since 12.5.
-  CublasStatus (*multiply_groups)(CublasHandle, const CublasOperation op_a[], const CublasOperation op_b[],
-                                  const int m[], const int n[], const int k[], const void* alpha,
-                                  const void* const a[], cudaDataType_t, const int stride_a[],
-                                  const void* const b[], cudaDataType_t, const int stride_b[],
-                                  const void* beta, void* const c[], cudaDataType_t, const int stride_c[],
-                                  int num_groups, const int group_size[], CublasComputeType) = nullptr;
 };
 
 /// Loads libcublas.so.13, else libcublas.so.12, once: one that the process has loaded already, or one that

@@ -3,8 +3,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <span>
-
 #include "flexep/tensor.h"
 #include "moe/swiglu.h"
 
@@ -35,8 +33,5 @@ void sigmoid(const Tensor& values, cudaStream_t stream);
 /// grad = grad_values * values * (1 - values).
 void sigmoid_backward(const Tensor& values, const Tensor& grad_values, const Tensor& grad,
                       cudaStream_t stream);
-
-/// table[i] = pointers[i]: what a copy from the host's memory would do, without waiting for the stream.
-void store_pointers(std::span<const void* const> pointers, const Tensor& table, cudaStream_t stream);
 
 }  // namespace flexep::moe::on_cuda
