@@ -31,14 +31,14 @@ CommunicatorOptions communicator_options() {
   return options;
 }
 
-void describe(const Mistakes& mistakes, int rank) {
+void describe(const Findings& findings, int rank) {
   constexpr const char* kNames[] = {"dispatch, recv.x",  "cached dispatch, recv.x",
                                     "combine, x",        "recv.topk_idx, as words",
                                     "recv.topk_weights", "combine, topk_weights"};
   fmt::print(stderr,
              "rank {}: {} wrong; the first in round {}: {}, row {}, column {}: expected {:#x}, got {:#x}\n",
-             rank, mistakes.num_wrong, mistakes.content / 2, kNames[static_cast<int>(mistakes.what)],
-             mistakes.row, mistakes.column, mistakes.expected_bits, mistakes.got_bits);
+             rank, findings.num_wrong, findings.content / 2, kNames[static_cast<int>(findings.what)],
+             findings.row, findings.column, findings.expected_bits, findings.got_bits);
 }
 
 /// What a rank tells the others in the end.
@@ -55,9 +55,10 @@ bool run_rank(Communicator& comm, const Options& options) {
   for (int i = 0; i < options.num_rounds; ++i)
     rank.run(draw_round(options.seed, options.first_round + i, comm.num_ranks()));
   rank.finish();
-  if (rank.num_wrong() > 0) describe(rank.mistakes(), comm.rank());
-  const bool is_complete = rank.num_compared() == rank.num_to_compare() && rank.would_notice();
-  const auto outcomes = comm.all_gather(Outcome{rank.num_wrong(), rank.num_compared(), is_complete});
+  const Findings findings = rank.findings();
+  if (findings.num_wrong > 0) describe(findings, comm.rank());
+  const bool is_complete = findings.num_compared == rank.num_to_compare() && rank.would_notice();
+  const auto outcomes = comm.all_gather(Outcome{findings.num_wrong, findings.num_compared, is_complete});
 
   unsigned long long num_wrong = 0, num_compared = 0;
   for (const Outcome& outcome : outcomes) {

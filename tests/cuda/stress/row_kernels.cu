@@ -68,15 +68,15 @@ __device__ void for_each_element(int num_rows, int hidden, Visit visit) {
       visit(row, column);
 }
 
-/// The first is described; two at the same moment may both be, which does not matter.
-__device__ void report(const Findings& findings, const Mistakes& mistake) {
-  if (atomicAdd_system(&findings.mistakes->num_wrong, 1ull) != 0) return;
-  findings.mistakes->content = mistake.content;
-  findings.mistakes->what = mistake.what;
-  findings.mistakes->row = mistake.row;
-  findings.mistakes->column = mistake.column;
-  findings.mistakes->expected_bits = mistake.expected_bits;
-  findings.mistakes->got_bits = mistake.got_bits;
+/// The first is described.
+__device__ void report(Findings* findings, const Findings& mistake) {
+  if (atomicAdd(&findings->num_wrong, 1ull) != 0) return;
+  findings->content = mistake.content;
+  findings->what = mistake.what;
+  findings->row = mistake.row;
+  findings->column = mistake.column;
+  findings->expected_bits = mistake.expected_bits;
+  findings->got_bits = mistake.got_bits;
 }
 
 template <typename T>
@@ -113,12 +113,12 @@ __device__ int find_wrong_column(const T* row, const ExpectedRow& expected, int 
 
 template <typename T>
 __global__ void wrong_rows_kernel(const T* rows, const ExpectedRow* expected, int num_rows, int hidden,
-                                  unsigned int content, Checked what, Findings findings) {
+                                  unsigned int content, Checked what, Findings* findings) {
   using Bits = typename Element<T>::Bits;
   const int warp = static_cast<int>(blockIdx.x * kRowsPerBlock + threadIdx.x / kWarpSize);
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   for (int row = warp; row < num_rows; row += static_cast<int>(gridDim.x) * kRowsPerBlock) {
-    if (lane == 0) atomicAdd(findings.num_compared, 1ull);
+    if (lane == 0) atomicAdd(&findings->num_compared, 1ull);
     const ExpectedRow wanted = expected[row];
     if (wanted.src_rank == ExpectedRow::kAnything) continue;
     const T* got = rows + static_cast<std::size_t>(row) * hidden;
@@ -136,9 +136,9 @@ __global__ void wrong_rows_kernel(const T* rows, const ExpectedRow* expected, in
 }
 
 __global__ void wrong_words_kernel(const unsigned int* got, const unsigned int* expected, int num_words,
-                                   unsigned int content, Checked what, Findings findings) {
+                                   unsigned int content, Checked what, Findings* findings) {
   const int first = static_cast<int>(blockIdx.x * kNumThreads + threadIdx.x);
-  if (first == 0) atomicAdd(findings.num_compared, static_cast<unsigned long long>(num_words));
+  if (first == 0) atomicAdd(&findings->num_compared, static_cast<unsigned long long>(num_words));
   for (int i = first; i < num_words; i += static_cast<int>(gridDim.x) * kNumThreads) {
     if (got[i] == expected[i]) continue;
     report(findings,
@@ -205,7 +205,7 @@ void run_experts(const Rows& y, const void* x, const float* scales, cudaStream_t
 }
 
 void count_wrong_rows(const Rows& rows, const ExpectedRow* expected, std::uint32_t content, Checked what,
-                      const Findings& findings, cudaStream_t stream) {
+                      Findings* findings, cudaStream_t stream) {
   if (rows.num_rows == 0) return;
   with_element(rows.dtype, [&]<typename T>(T*) {
     wrong_rows_kernel<<<num_blocks(rows.num_rows, kRowsPerBlock), kNumThreads, 0, stream>>>(
@@ -215,7 +215,7 @@ void count_wrong_rows(const Rows& rows, const ExpectedRow* expected, std::uint32
 }
 
 void count_wrong_words(const void* got, const void* expected, int num_words, std::uint32_t content,
-                       Checked what, const Findings& findings, cudaStream_t stream) {
+                       Checked what, Findings* findings, cudaStream_t stream) {
   if (num_words == 0) return;
   wrong_words_kernel<<<num_blocks(num_words, kNumThreads), kNumThreads, 0, stream>>>(
       static_cast<const unsigned int*>(got), static_cast<const unsigned int*>(expected), num_words, content,

@@ -13,22 +13,17 @@ namespace flexep::stress {
 /// What was being compared.
 enum class Checked : int { kDispatch, kCachedDispatch, kCombine, kTopkIdx, kTopkWeights, kCombinedWeights };
 
-/// In pinned memory: comparing kernels write it, the host reads it whenever it likes.
-struct Mistakes {
-  unsigned long long num_wrong = 0;  ///< rows, or words where words are compared
-  // The first of them.
+/// What comparing kernels count, in device memory.
+struct Findings {
+  unsigned long long num_compared = 0;  ///< rows, and words where words are compared
+  unsigned long long num_wrong = 0;
+  // The first that was wrong.
   unsigned int content = 0;
   Checked what = Checked::kDispatch;
   int row = 0;
   int column = 0;
   unsigned int expected_bits = 0;
   unsigned int got_bits = 0;
-};
-
-/// Where comparing kernels count.
-struct Findings {
-  Mistakes* mistakes = nullptr;                ///< pinned
-  unsigned long long* num_compared = nullptr;  ///< device memory; rows and words
 };
 
 /// Dense rows of a summable dtype of at most 4 bytes.
@@ -48,10 +43,10 @@ void write_rows(const Rows& rows, std::uint32_t content, int rank, cudaStream_t 
 void run_experts(const Rows& y, const void* x, const float* scales, cudaStream_t stream);
 /// Compares every bit of every row. `expected` is pinned, [num_rows].
 void count_wrong_rows(const Rows& rows, const ExpectedRow* expected, std::uint32_t content, Checked what,
-                      const Findings& findings, cudaStream_t stream);
+                      Findings* findings, cudaStream_t stream);
 /// The same for words of 32 bits; `expected` is pinned.
 void count_wrong_words(const void* got, const void* expected, int num_words, std::uint32_t content,
-                       Checked what, const Findings& findings, cudaStream_t stream);
+                       Checked what, Findings* findings, cudaStream_t stream);
 /// Holds the stream up.
 void sleep_on_device(int microseconds, cudaStream_t stream);
 

@@ -29,13 +29,8 @@ void fill(const Tensor& tensor, int byte) {
 }  // namespace
 
 StressRank::StressRank(const Communicator& comm, std::uint64_t seed) : comm_(comm), seed_(seed) {
-  require(
-      cudaHostAlloc(reinterpret_cast<void**>(&findings_.mistakes), sizeof(Mistakes), cudaHostAllocDefault),
-      "cudaHostAlloc");
-  *findings_.mistakes = {};
-  require(cudaMalloc(reinterpret_cast<void**>(&findings_.num_compared), sizeof(unsigned long long)),
-          "cudaMalloc");
-  require(cudaMemset(findings_.num_compared, 0, sizeof(unsigned long long)), "cudaMemset");
+  require(cudaMalloc(reinterpret_cast<void**>(&findings_), sizeof(Findings)), "cudaMalloc");
+  require(cudaMemset(findings_, 0, sizeof(Findings)), "cudaMemset");
   load_row_kernels();
   for (cudaStream_t& stream : streams_) {
     require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -58,8 +53,7 @@ StressRank::~StressRank() {
   // Streams outlive the tensors that were used on them.
   for (RoundMemory& memory : memories_) memory.begin();
   for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
-  cudaFree(findings_.num_compared);
-  cudaFreeHost(findings_.mistakes);
+  cudaFree(findings_);
 }
 
 void StressRank::run(const Round& round) {
@@ -268,13 +262,12 @@ void StressRank::check_words(const Round& round, const Tensor& got, const std::v
   num_to_compare_ += static_cast<unsigned long long>(num_words);
 }
 
-unsigned long long StressRank::num_compared() const {
-  unsigned long long num_compared = 0;
-  require(cudaMemcpyAsync(&num_compared, findings_.num_compared, sizeof(num_compared), cudaMemcpyDeviceToHost,
-                          stream(0)),
-          "read a counter");
-  require(cudaStreamSynchronize(stream(0)), "read a counter");
-  return num_compared;
+Findings StressRank::findings() const {
+  Findings findings;
+  require(cudaMemcpyAsync(&findings, findings_, sizeof(Findings), cudaMemcpyDeviceToHost, stream(0)),
+          "read what was found");
+  require(cudaStreamSynchronize(stream(0)), "read what was found");
+  return findings;
 }
 
 bool StressRank::would_notice() {
@@ -286,11 +279,10 @@ bool StressRank::would_notice() {
   for (int token = 0; token < 3; ++token) expected.push_back({.src_rank = rank(), .token = token});
   // No small integer has this in the lower half of its mantissa.
   require(cudaMemsetAsync(static_cast<std::byte*>(x.data()) + 2 * (64 + 7), 1, 1, stream(0)), "cudaMemset");
-  const unsigned long long num_before = num_wrong();
+  const unsigned long long num_before = findings().num_wrong;
   memory_->begin();
   check_rows(round, x, expected, Checked::kDispatch);
-  require(cudaStreamSynchronize(stream(0)), "a comparison");
-  return std::exchange(findings_.mistakes->num_wrong, num_before) == num_before + 1;
+  return findings().num_wrong == num_before + 1;
 }
 
 }  // namespace flexep::stress

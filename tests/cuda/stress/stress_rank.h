@@ -29,11 +29,8 @@ class StressRank {
   void finish();
   /// Whether the comparison finds one wrong bit. After finish().
   bool would_notice();
-
-  unsigned long long num_wrong() const { return findings_.mistakes->num_wrong; }
-  const Mistakes& mistakes() const { return *findings_.mistakes; }
-  /// Rows and words that were compared on the device.
-  unsigned long long num_compared() const;
+  /// After finish().
+  Findings findings() const;
   /// What should have been compared.
   unsigned long long num_to_compare() const { return num_to_compare_; }
 
@@ -82,7 +79,7 @@ class StressRank {
   std::array<RoundMemory, kMaxDelay + 5> memories_;
   RoundMemory* memory_ = nullptr;  ///< of the round that is being enqueued
   std::deque<Pending> pending_;
-  Findings findings_;
+  Findings* findings_ = nullptr;  ///< in device memory
   unsigned long long num_to_compare_ = 0;
 };
 

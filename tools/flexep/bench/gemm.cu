@@ -12,26 +12,27 @@ namespace {
 using Element = __nv_bfloat16;
 namespace wmma = nvcuda::wmma;
 
-constexpr int kTile = 128;     // rows and columns of a block's part of the product
-constexpr int kStep = 32;      // terms that are in shared memory together
-constexpr int kNumStages = 4;  // such steps
+constexpr int kTileRows = 128, kTileColumns = 256;  // rows and columns of a block's part of the product
+constexpr int kStep = 32;                           // terms that are in shared memory together
+constexpr int kNumStages = 4;                       // such steps
 constexpr int kFragment = 16;
 constexpr int kNumThreads = 256;
 constexpr int kNumWarps = kNumThreads / 32;
-constexpr int kWarpRows = 64, kWarpColumns = 32;  // of a warp's part: 2 x 4 warps
+constexpr int kWarpRows = 64, kWarpColumns = 64;  // of a warp's part: 2 x 4 warps
 // Rows that begin in other banks than their neighbours.
-constexpr int kPitchA = kStep + 8, kPitchB = kTile + 8;
+constexpr int kPitchA = kStep + 8, kPitchB = kTileColumns + 8;
 constexpr int kBytesPerCopy = 16;
 constexpr int kElementsPerCopy = kBytesPerCopy / sizeof(Element);
 
 struct Stage {
-  Element a[kTile * kPitchA];
+  Element a[kTileRows * kPitchA];
   Element b[kStep * kPitchB];
 };
 /// Each warp turns fragments of fp32 into bf16 here.
 struct Shared {
   Stage stages[kNumStages];
   float sums[kNumWarps][kFragment * kFragment];
+  int tile;
 };
 
 void require(cudaError_t error) {
@@ -58,8 +59,8 @@ __device__ void copy_ahead(Element* to, const Element* from) {
 
 /// Starts the copies of one step's parts of both matrices.
 __device__ void load_step(Stage& stage, const Element* a, const Element* b, int row, int column, int depth) {
-  constexpr int kCopiesPerRowA = kStep / kElementsPerCopy, kCopiesPerRowB = kTile / kElementsPerCopy;
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * kCopiesPerRowA; i += kNumThreads) {
+  constexpr int kCopiesPerRowA = kStep / kElementsPerCopy, kCopiesPerRowB = kTileColumns / kElementsPerCopy;
+  for (int i = static_cast<int>(threadIdx.x); i < kTileRows * kCopiesPerRowA; i += kNumThreads) {
     const int r = i / kCopiesPerRowA, c = i % kCopiesPerRowA * kElementsPerCopy;
     copy_ahead(&stage.a[r * kPitchA + c], &a[static_cast<std::size_t>(row + r) * Gemm::kDepth + depth + c]);
   }
@@ -138,16 +139,22 @@ __device__ void multiply_tile(Shared& shared, const Element* a, const Element* b
   __syncthreads();
 }
 
-/// Tiles go to blocks in strips of rows, so that those at work together share what they read.
+/// Tiles are handed out in strips of rows, so that those at work together share what they read; one by one,
+/// so that a block that starts late holds nobody up.
 __global__ void __launch_bounds__(kNumThreads, 1)
-    gemm_kernel(const Element* a, const Element* b, Element* c) {
+    gemm_kernel(const Element* a, const Element* b, Element* c, int* next_tile) {
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  constexpr int kTiles = Gemm::kSize / kTile;
+  constexpr int kRows = Gemm::kSize / kTileRows, kColumns = Gemm::kSize / kTileColumns;
   constexpr int kStrip = 8;
-  for (int tile = static_cast<int>(blockIdx.x); tile < kTiles * kTiles; tile += static_cast<int>(gridDim.x)) {
-    const int strip = tile / (kStrip * kTiles), place = tile % (kStrip * kTiles);
-    multiply_tile(shared, a, b, c, (strip * kStrip + place % kStrip) * kTile, place / kStrip * kTile);
+  for (;;) {
+    if (threadIdx.x == 0) shared.tile = atomicAdd(next_tile, 1);
+    __syncthreads();
+    const int tile = shared.tile;
+    if (tile >= kRows * kColumns) return;
+    const int strip = tile / (kStrip * kColumns), place = tile % (kStrip * kColumns);
+    multiply_tile(shared, a, b, c, (strip * kStrip + place % kStrip) * kTileRows,
+                  place / kStrip * kTileColumns);
   }
 }
 
@@ -172,18 +179,20 @@ Gemm::Gemm(Device device, int num_blocks)
     : num_blocks_(num_blocks),
       a_(make_matrix(device, 0, kSize, kDepth)),
       b_(make_matrix(device, 1, kDepth, kSize)),
-      c_(cuda::empty({kSize, kSize}, DType::kBFloat16, device)) {
-  static_assert(sizeof(Shared) <= 100 << 10);
+      c_(cuda::empty({kSize, kSize}, DType::kBFloat16, device)),
+      next_tile_(cuda::empty({1}, DType::kInt32, device)) {
+  static_assert(sizeof(Shared) <= 200 << 10);
   require(cudaFuncSetAttribute(gemm_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                most_shared_memory(device)));
   require(cudaStreamSynchronize(cuda::current_stream()));
 }
 
 void Gemm::enqueue(cudaStream_t stream) const {
+  require(cudaMemsetAsync(next_tile_.data(), 0, next_tile_.num_bytes(), stream));
   gemm_kernel<<<static_cast<unsigned int>(num_blocks_), kNumThreads,
                 static_cast<std::size_t>(most_shared_memory(a_.device())), stream>>>(
       static_cast<const Element*>(a_.data()), static_cast<const Element*>(b_.data()),
-      static_cast<Element*>(c_.data()));
+      static_cast<Element*>(c_.data()), static_cast<int*>(next_tile_.data()));
   require(cudaGetLastError());
 }
 

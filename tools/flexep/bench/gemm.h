@@ -8,8 +8,8 @@
 namespace flexep::tool {
 
 /// A product of two bf16 matrices on some of a GPU's multiprocessors, as computation beside communication: a
-/// plain kernel on tensor cores (mma through WMMA, copies to shared memory four steps ahead), about half as
-/// fast as a vendor's library. Each of its blocks takes a multiprocessor for itself.
+/// plain kernel on tensor cores (mma through WMMA, copies to shared memory some steps ahead), well below what
+/// a vendor's library reaches. Each of its blocks takes a multiprocessor for itself.
 class Gemm {
  public:
   static constexpr int kSize = 8192;   ///< rows and columns of the product
@@ -28,6 +28,7 @@ class Gemm {
   Tensor a_;  ///< [kSize, kDepth]
   Tensor b_;  ///< [kDepth, kSize]
   Tensor c_;  ///< [kSize, kSize], bf16
+  Tensor next_tile_;
 };
 
 }  // namespace flexep::tool
