@@ -1,26 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/topk.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "moe/floating.h"
+#include "moe/rows.h"
 
 namespace flexep::moe {
 namespace {
 
+// Keeps the best so far, best first: most columns are no better than the last of them. `best` is as long as
+// out.
 template <typename T>
-void topk_of_row(const T* values, std::vector<std::int64_t>& columns, std::span<std::int64_t> out) {
-  const auto key = [values](std::int64_t column) {
-    return std::isnan(values[column]) ? -std::numeric_limits<T>::infinity() : values[column];
-  };
-  std::iota(columns.begin(), columns.end(), 0);
-  std::partial_sort(columns.begin(), columns.begin() + static_cast<std::ptrdiff_t>(out.size()), columns.end(),
-                    [&](auto a, auto b) { return key(a) > key(b) || (key(a) == key(b) && a < b); });
-  std::copy_n(columns.begin(), out.size(), out.begin());
+void topk_of_row(std::span<const T> values, std::vector<T>& best, std::span<std::int64_t> out) {
+  std::size_t num_kept = 0;
+  for (std::size_t column = 0; column < values.size(); ++column) {
+    const T value = std::isnan(values[column]) ? -std::numeric_limits<T>::infinity() : values[column];
+    if (num_kept == out.size() && !(value > best.back())) continue;
+    std::size_t place = num_kept < out.size() ? num_kept++ : num_kept - 1;
+    for (; place > 0 && value > best[place - 1]; --place) {
+      best[place] = best[place - 1];
+      out[place] = out[place - 1];
+    }
+    best[place] = value;
+    out[place] = static_cast<std::int64_t>(column);
+  }
 }
 
 // Calls visit(row, k, column) for each entry of idx that is not -1.
@@ -38,14 +44,13 @@ void for_each_chosen(const Tensor& idx, Visitor&& visit) {
 }  // namespace
 
 Tensor topk(const Tensor& values, int k) {
-  const std::int64_t num_rows = values.size(0), num_columns = values.size(1);
+  const std::int64_t num_rows = values.size(0);
   Tensor idx = Tensor::empty({num_rows, k}, DType::kInt64);
-  std::vector<std::int64_t> columns(static_cast<std::size_t>(num_columns));
   visit_floating(values.dtype(), "values", [&]<typename T>(T) {
-    for (std::int64_t row = 0; row < num_rows; ++row) {
-      if constexpr (std::is_floating_point_v<T>)
-        topk_of_row(values.data<T>() + row * num_columns, columns,
-                    idx.rows(row, row + 1).values<std::int64_t>());
+    if constexpr (std::is_floating_point_v<T>) {
+      std::vector<T> best(static_cast<std::size_t>(k));
+      for (std::int64_t row = 0; row < num_rows; ++row)
+        topk_of_row<T>(row_of<T>(values, row), best, row_of<std::int64_t>(idx, row));
     }
   });
   return idx;
