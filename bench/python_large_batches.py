@@ -35,7 +35,7 @@ def rank_of(rank, options, job, results):
     received = buffer.dispatch(x, **routed)
     rows = received.x.to_library(torch.Tensor)
     times = {"dispatch": measure(comm, options, lambda: buffer.dispatch(x, **routed).tensors(torch.Tensor))}
-    for kind, y in expert_outputs(buffer, rows):
+    for kind, y in expert_outputs(buffer, rows, options.kinds):
         torch.mul(rows, 2, out=y)
         combine = lambda y=y: buffer.combine(y, handle=received.handle).tensors(torch.Tensor)
         times[f"combine, {kind}"] = measure(comm, options, combine)
@@ -44,10 +44,14 @@ def rank_of(rank, options, job, results):
     comm.barrier()
 
 
-def expert_outputs(buffer, rows):
+def expert_outputs(buffer, rows, kinds):
     """(kind as `flexep bench --input` has it, memory for what the experts write)."""
-    yield "arena", buffer.empty(tuple(rows.shape), "bf16").to_library(torch.Tensor)
-    yield "ordinary", torch.empty_like(rows)
+    if "arena" in kinds:
+        yield "arena", buffer.empty(tuple(rows.shape), "bf16").to_library(torch.Tensor)
+    if "ordinary" in kinds:
+        yield "ordinary", torch.empty_like(rows)
+    if "registered" not in kinds:
+        return
     size = 2 << 20
     memory = torch.empty((rows.numel() * 2 // size + 2) * size, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % size :]
@@ -75,7 +79,7 @@ def from_cxx(options):
     shape = {"device": options.device, "ranks": options.ranks, "tokens": options.tokens, "hidden": options.hidden}
     shape |= {"experts": options.experts, "topk": options.topk, "warmup": options.warmup, "iters": options.iters}
     times = {}
-    for kind in ("arena", "ordinary", "registered"):
+    for kind in options.kinds:
         report = flexep.bench(**shape, input=kind, ops=["dispatch", "combine"])
         medians = {result["op"]: result["median_us"] for result in report["results"]}
         times |= {f"combine, {kind}": medians["combine"]}
@@ -89,6 +93,8 @@ def main():
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     for name, default in (("ranks", 8), ("tokens", 4096), ("hidden", 7168), ("experts", 256), ("topk", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    kinds = ["arena", "ordinary", "registered"]
+    parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds, help="memory of the experts' output")
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--iters", type=int, default=20)
     options = parser.parse_args()

@@ -28,8 +28,9 @@ class Dispatched(NamedTuple):
     handle: DispatchHandle
 
 
-# torch.compile breaks its graph around the operations. Unlike torch.compiler.disable this imports the compiler at the first call.
-_outside_graphs = torch._disable_dynamo
+# torch.compile breaks its graph around the operations. The public way imports the compiler at once, which takes seconds; PyTorch
+# has another for itself, which imports it when a call is compiled.
+_outside_graphs = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
 
 
 @_outside_graphs

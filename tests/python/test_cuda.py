@@ -103,7 +103,7 @@ def test_saved_activations_of_many_layers_give_their_memory_back():
         return x
 
     held_by_torch, held = [], []
-    for _ in range(5):
+    for _ in range(3):
         outputs = [forward(batch.x, batch.topk_idx) for batch in batches]
         for output in outputs:
             output.sum().backward()
@@ -111,13 +111,13 @@ def test_saved_activations_of_many_layers_give_their_memory_back():
         buffer.check()  # lets go of what the last operations kept
         held_by_torch.append(torch.cuda.memory_allocated())
         held.append(buffer.arena_bytes)
-    assert held_by_torch[1:] == held_by_torch[1:2] * 4
+    assert held_by_torch[1:] == held_by_torch[1:2] * 2
     # How much of what a backward pass has used is given back while it runs is a matter of timing.
     num_bytes = held[-1]
     assert 4 * len(gains) * 128 * HIDDEN * 4 < num_bytes <= 1.25 * held[1]
-    # All of it is free again.
-    whole = buffer.empty((num_bytes // 2,), "uint8", torch.cuda.current_stream().cuda_stream)
-    assert buffer.arena_bytes == num_bytes and whole.device == device_name()
+    # It is free again, in large pieces.
+    large = buffer.empty((num_bytes // 4,), "uint8", torch.cuda.current_stream().cuda_stream)
+    assert buffer.arena_bytes == num_bytes and large.device == device_name()
 
 
 @pytest.mark.ranks(cuda=(2,))
@@ -257,8 +257,9 @@ def test_ctrl_c_ends_a_wait_for_counts():
         dist.barrier()
     else:
         dist.barrier()
-        # The kernel of rank 0 has waited for it all the time.
-        buffer.dispatch(torch.zeros(1, 8), **arguments)
+        buffer.dispatch(torch.zeros(1, 8), **arguments)  # for which the kernel of rank 0 has waited all the time
+        with pytest.raises(flexep.PeerError):
+            buffer.dispatch(torch.zeros(1, 8), **arguments)
 
 
 @pytest.mark.ranks(cuda=(1,))
