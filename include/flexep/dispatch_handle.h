@@ -72,7 +72,7 @@ class DispatchHandle {
   /// k's expert is not local; compact: opaque.
   const Tensor& recv_src_metadata() const;
   /// int32 [T, K], opaque: where the field's libraries keep a pair's slot. Equal for a handle and its cached
-  /// dispatches. Exact; made by each call.
+  /// dispatches. On the CPU made by each call, on a GPU a part of the handle.
   Tensor dst_buffer_slot_idx() const;
 
   const DispatchState& state() const { return *state_; }

@@ -33,6 +33,14 @@ struct NetworkOptions {
   int num_allocated_qps = 0;
 };
 
+/// The memory that a GPU's rank receives rows in.
+enum class ArenaMemory {
+  kDevice,  ///< the device's own
+  /// Host memory, which the GPU reaches over PCIe. To rehearse what rows that cross a link do; the same bits,
+  /// slower. What other ranks do not store to or read from (results of combine, handles) stays on the GPU.
+  kPinnedHost,
+};
+
 struct ElasticBufferConfig {
   /// Whose memory the tensors of the operations are, and who moves them.
   Device device = Device::host();
@@ -51,6 +59,8 @@ struct ElasticBufferConfig {
   /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at
   /// least 1).
   int num_sms = 0;
+  /// Ranks may differ. The CPU has one kind.
+  ArenaMemory arena_memory = ArenaMemory::kDevice;
   /// The most that this rank's arena may hold; 0 = no limit. What does not fit is OutOfMemory on this rank
   /// and PeerError on the others.
   std::int64_t max_arena_bytes = 0;
@@ -272,12 +282,14 @@ class ElasticBuffer {
   /// Lets combine read this memory in place, as it reads memory from empty(): for expert outputs that other
   /// libraries allocate, for as long as the result lives. Not collective.
   ///
-  /// @param memory     begins and ends with a page; private memory of this process (malloc, mmap without a
-  /// file), registered with one buffer. Between processes the pages are moved onto shared memory where they
-  /// lie: addresses and contents stay, nobody may write them during this call and at the end of the
-  /// registration, and a process forked off meanwhile shares them.
+  /// @param memory     on the CPU begins and ends with a page; private memory of this process (malloc, mmap
+  /// without a file), registered with one buffer. Between processes the pages are moved onto shared memory
+  /// where they lie: addresses and contents stay, nobody may write them during this call and at the end of
+  /// the registration, and a process forked off meanwhile shares them. On a GPU memory of its device, which
+  /// other processes map: docs/cuda.md says what can be shared so.
   /// @throws InvalidArgument for other memory, or overlapping registrations; OutOfMemory, TransportError.
-  /// Cost: between processes a copy of the memory, here and at the end; meant for memory that stays.
+  /// Cost: between processes on the CPU a copy of the memory, here and at the end; meant for memory that
+  /// stays.
   RegisteredMemory register_memory(void* memory, std::size_t num_bytes);
 
   /// ElasticBufferConfig::num_bytes, else the size that DeepEP V2 would need for this configuration
@@ -295,8 +307,8 @@ class ElasticBuffer {
 
   /// Bytes of arena memory that this rank holds now, used or free.
   std::int64_t arena_bytes() const;
-  /// Gives every chunk of the arena that nothing uses back to the system. Not collective. @return the bytes
-  /// given back.
+  /// Gives every chunk of the arena that nothing uses back to the system; on a GPU only mappings of what
+  /// other ranks had registered. Not collective. @return the bytes given back.
   std::int64_t trim();
 
  private:

@@ -19,6 +19,8 @@ void check_config(const ElasticBufferConfig& config, int rank) {
   check("num_allocated_qps", config.network.num_allocated_qps);
   check("num_sms", config.num_sms);
   check("max_staging_bytes", config.max_staging_bytes);
+  require_argument(config.arena_memory == ArenaMemory::kDevice || !config.device.is_host(), "arena_memory",
+                   "arena_memory on rank {} is kPinnedHost, but its device is the CPU", rank);
   constexpr std::int64_t kGranularity = 2 << 20;
   const std::int64_t num_bytes = config.num_bytes.value_or(kGranularity);
   require_argument(num_bytes > 0 && num_bytes % kGranularity == 0, "num_bytes",

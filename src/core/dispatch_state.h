@@ -34,6 +34,7 @@ struct DispatchState {
   Tensor recv_src_metadata;  ///< int32 [size.num_recv_tokens, K + 2]
   Tensor
       device_plan;  ///< opaque, in the memory of a device that plans for itself; instead of `send`'s arrays
+  Tensor dst_buffer_slot_idx;  ///< int32 [T, K], the part of device_plan that DispatchHandle shows
 
   // Not read before is_planned: without host sync the communication thread writes them after the caller has
   // the handle.

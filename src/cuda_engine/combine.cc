@@ -4,6 +4,7 @@
 #include "backend/cuda/check_cuda.h"
 #include "common/check.h"
 #include "cuda_engine/dense_copy.h"
+#include "cuda_engine/handle_state.h"
 #include "flexep/cuda.h"
 
 namespace flexep::cuda {
@@ -36,6 +37,7 @@ CombineResult Combine::run() {
     flight->keep(std::make_shared<const DeviceArena::Block>(std::move(staged_x_)));
     flight->keep(std::make_shared<const DeviceArena::Block>(std::move(staged_weights_)));
   } else {
+    for (const auto& use : registered_) use->ends_at(flight);
     count_when_done(*flight);
   }
   result_.event = let_follow(flight, args_.async_with_compute_stream);
@@ -44,9 +46,9 @@ CombineResult Combine::run() {
 
 void Combine::count_when_done(Flight& flight) const {
   flight.when_done([&group = group_, handle = args_.handle, row_bytes = request_.row_bytes,
-                    is_per_token = launch_.header.x_is_per_token != 0,
-                    staging_bytes = staging_bytes_](const Flight&) {
-    group.count_combine(handle.state(), static_cast<std::int64_t>(row_bytes), is_per_token, staging_bytes);
+                    staging_bytes = staging_bytes_](const Flight& landed) {
+    group.count_combine(handle.state(), static_cast<std::int64_t>(row_bytes), is_per_token(landed),
+                        staging_bytes);
   });
 }
 
@@ -57,17 +59,26 @@ void Combine::resolve() {
 
 void Combine::make_outputs() {
   const auto make = [&](const Shape& shape, DType dtype) {
-    DeviceArena::Block block = reserve(static_cast<std::size_t>(shape.num_elements()) * size_of(dtype));
+    DeviceArena::Block block = reserve_local(static_cast<std::size_t>(shape.num_elements()) * size_of(dtype));
     block.add_user(current_stream());
-    return group_.arena->make_tensor(std::move(block), shape, dtype);
+    return group_.local->make_tensor(std::move(block), shape, dtype);
   };
   result_.x = make({state().num_tokens, request_.hidden}, request_.dtype);
   if (request_.weight_dtype)
     result_.topk_weights = make({state().num_tokens, state().shape.num_topk}, *request_.weight_dtype);
 }
 
-// In the arena they are read where they are. Others are staged by the kernel, which reduces each token's rows
-// on the way where the contract allows it, or, where no kernel can read them, by a copy.
+std::optional<HeaderAddress> Combine::offer_in_place(const Tensor& dense) {
+  if (const auto offset = group_.arena->locate(dense.data(), dense.num_bytes()))
+    return HeaderAddress{.segment = 0, .offset = *offset};
+  auto use = group_.registrations->use(dense.data(), dense.num_bytes());
+  if (!use) return std::nullopt;
+  registered_.push_back(std::move(use));
+  return registered_.back()->address();
+}
+
+// In the arena, or registered, they are read where they are. Others are staged by the kernel, which reduces
+// each token's rows on the way where the contract allows it, or, where no kernel can read them, by a copy.
 void Combine::offer_rows() {
   const auto num_bytes = static_cast<std::size_t>(state().num_rows()) * request_.row_bytes;
   ExchangeHeader& header = launch_.header;
@@ -75,8 +86,8 @@ void Combine::offer_rows() {
   if (num_bytes == 0) return;
   const Tensor rows = args_.x.rows(0, state().num_rows());
   if (is_dense(rows)) {
-    if (const auto offset = group_.arena->locate(rows.data(), num_bytes)) {
-      header.x = {.segment = 0, .offset = *offset};
+    if (const auto address = offer_in_place(rows)) {
+      header.x = *address;
       return;
     }
   }
@@ -101,8 +112,8 @@ void Combine::offer_weights() {
   const Tensor& weights = args_.topk_weights;
   ExchangeHeader& header = launch_.header;
   if (is_dense(weights)) {
-    if (const auto offset = group_.arena->locate(weights.data(), weights.num_bytes())) {
-      header.topk_weights = {.segment = 0, .offset = *offset};
+    if (const auto address = offer_in_place(weights)) {
+      header.topk_weights = *address;
       return;
     }
   }

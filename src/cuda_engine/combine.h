@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "cuda_engine/operation.h"
 #include "kernels/cuda/combine.h"
@@ -20,6 +22,8 @@ class Combine final : Operation {
   void make_outputs();
   void offer_rows();
   void offer_weights();
+  /// Where the other ranks can read the memory as it is, if they can.
+  std::optional<HeaderAddress> offer_in_place(const Tensor& dense);
   std::shared_ptr<Flight> launch();
   void count_when_done(Flight& flight) const;
 
@@ -31,6 +35,7 @@ class Combine final : Operation {
   DeviceArena::Block staged_x_;
   DeviceArena::Block staged_weights_;
   std::int64_t staging_bytes_ = 0;
+  std::vector<std::unique_ptr<DeviceRegistrations::Use>> registered_;
   CombineResult result_;
 };
 

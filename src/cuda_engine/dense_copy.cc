@@ -16,9 +16,9 @@ struct Rows {
 
 void copy_rows(const Rows& to, const Rows& from, std::size_t width, std::size_t num_rows,
                cudaStream_t stream) {
-  check(cudaMemcpy2DAsync(to.data, to.pitch, from.data, from.pitch, width, num_rows, cudaMemcpyDeviceToDevice,
-                          stream),
-        "copy rows");
+  check(
+      cudaMemcpy2DAsync(to.data, to.pitch, from.data, from.pitch, width, num_rows, cudaMemcpyDefault, stream),
+      "copy rows");
 }
 
 }  // namespace

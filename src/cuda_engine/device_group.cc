@@ -39,8 +39,7 @@ void load_kernels_once(int device) {
 
 template <typename T>
 void upload(std::byte* to, std::span<const T> values, cudaStream_t stream) {
-  check(cudaMemcpyAsync(to, values.data(), values.size_bytes(), cudaMemcpyHostToDevice, stream),
-        "copy a table");
+  check(cudaMemcpyAsync(to, values.data(), values.size_bytes(), cudaMemcpyDefault, stream), "copy a table");
 }
 
 }  // namespace
@@ -56,10 +55,12 @@ DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& bu
   id = agreed.id;
 
   const DeviceGuard guard(device());
-  ranges = std::make_shared<PeerRanges>(transport, device());
+  ranges = std::make_shared<PeerRanges>(transport, device(), config.arena_memory);
   arena = std::make_shared<DeviceArena>(device(), communication, ranges->own(),
                                         static_cast<std::size_t>(config.max_arena_bytes),
                                         [ranges = ranges] { ranges->publish(); });
+  local = config.arena_memory == ArenaMemory::kDevice ? arena : make_local_arena();
+  registrations = std::make_shared<DeviceRegistrations>(ranges, rank());
   int num_sms = 0;
   check(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, device()), "count multiprocessors");
   max_sms = std::max(num_sms / ranges->num_ranks_on_device(), 1);
@@ -79,17 +80,22 @@ void DeviceGroup::prepare_device() {
   check(prepare_stream(stream()), "prepare the communication stream");
 }
 
+std::shared_ptr<DeviceArena> DeviceGroup::make_local_arena() const {
+  const auto range = std::make_shared<DeviceRange>(device(), ranges->own()->reserved_bytes());
+  return std::make_shared<DeviceArena>(device(), communication, range, 0, [] {});
+}
+
 // All ranks have their mailbox at the same place, the beginning of their range.
 void DeviceGroup::lay_out_tables() {
-  const MailboxLayout mailbox{.num_ranks = num_ranks(), .max_experts = kMaxExperts};
-  const std::size_t table_bytes =
-      align_up(static_cast<std::size_t>(num_ranks()) * sizeof(void*), std::size_t{128});
-  const std::size_t state_offset = align_up(mailbox.num_bytes(), std::size_t{128});
-  const std::size_t table_offset = state_offset + align_up(sizeof(DeviceState), std::size_t{128});
-  tables = arena->reserve(table_offset + table_bytes, stream());
+  const MailboxLayout layout{.num_ranks = num_ranks(), .max_experts = kMaxExperts};
+  mailbox = arena->reserve(layout.num_bytes(), stream());
+  const std::size_t table_bytes = static_cast<std::size_t>(num_ranks()) * sizeof(void*);
+  const std::size_t table_offset = align_up(sizeof(DeviceState), std::size_t{128});
+  tables = local->reserve(table_offset + table_bytes, stream());
   std::byte* const memory = tables.data();
   const std::vector<std::byte*> begins = ranges->begins();
-  check(cudaMemsetAsync(memory, 0, table_offset, stream()), "zero a mailbox");
+  check(cudaMemsetAsync(mailbox.data(), 0, layout.num_bytes(), stream()), "zero a mailbox");
+  check(cudaMemsetAsync(memory, 0, table_offset, stream()), "zero the state of operations");
   upload(memory + table_offset, std::span<std::byte* const>(begins), stream());
   check(cudaStreamSynchronize(stream()), "prepare a mailbox");
 
@@ -97,11 +103,13 @@ void DeviceGroup::lay_out_tables() {
   // A mailbox begins where the one segment does, the range itself: one table serves both.
   peers = {.rank = rank(),
            .num_ranks = num_ranks(),
-           .mailbox = mailbox,
+           .mailbox = layout,
            .mailboxes = table,
            .segments = table,
            .num_segments = 1,
-           .state = reinterpret_cast<DeviceState*>(memory + state_offset),
+           .registered = ranges->segments().data(),
+           .num_registered = SegmentTable::kMaxSegments,
+           .state = reinterpret_cast<DeviceState*>(memory),
            .timeout_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(transport->timeout()).count())};
 }
 
@@ -115,9 +123,12 @@ void DeviceGroup::count_dispatch(const DispatchState& handle, std::int64_t row_b
   meter.end_dispatch(handle.receive.num_recv_tokens_per_expert, handle.num_dropped_tokens);
 }
 
-void DeviceGroup::count_combine(const DispatchState& handle, std::int64_t row_bytes, bool is_per_token,
-                                std::int64_t staging_bytes) {
-  const auto& num_rows = is_per_token ? handle.send.num_tokens_per_rank : handle.send.num_rows_per_rank;
+void DeviceGroup::count_combine(const DispatchState& handle, std::int64_t row_bytes,
+                                std::span<const std::int32_t> is_per_token, std::int64_t staging_bytes) {
+  std::vector<std::int32_t> num_rows = handle.send.num_rows_per_rank;
+  for (std::size_t rank = 0; rank < num_rows.size(); ++rank) {
+    if (is_per_token[rank] != 0) num_rows[rank] = handle.send.num_tokens_per_rank[rank];
+  }
   const std::lock_guard lock(counting_);
   meter.begin();
   const std::int64_t bytes_read =

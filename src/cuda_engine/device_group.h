@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "backend/cuda/device_arena.h"
+#include "backend/cuda/device_registrations.h"
 #include "backend/cuda/peer_ranges.h"
 #include "backend/cuda/result_slots.h"
 #include "core/operation_meter.h"
@@ -32,12 +34,20 @@ struct DeviceGroup {
   int device() const { return config.device.index; }
   cudaStream_t stream() const { return communication.get(); }
 
+  /// For both arenas, see there.
+  void note_operation(const std::shared_ptr<const StreamEvent>& point) const {
+    arena->note_operation(point);
+    local->note_operation(point);
+  }
+  void note_wait(const std::shared_ptr<const StreamEvent>& point) const {
+    arena->note_wait(point);
+    local->note_wait(point);
+  }
   /// Adds what an operation has moved to the counters. `row_bytes` are those of its rows.
   void count_dispatch(const DispatchState& handle, std::int64_t row_bytes);
-  /// @param is_per_token  whether owners offered one row per token. Owners may differ: this rank's own choice
-  /// counts.
-  void count_combine(const DispatchState& handle, std::int64_t row_bytes, bool is_per_token,
-                     std::int64_t staging_bytes);
+  /// @param is_per_token  [R], whether each owner offered one row per token.
+  void count_combine(const DispatchState& handle, std::int64_t row_bytes,
+                     std::span<const std::int32_t> is_per_token, std::int64_t staging_bytes);
 
   ElasticBufferConfig config;
   std::shared_ptr<Transport> transport;
@@ -46,8 +56,12 @@ struct DeviceGroup {
   int max_sms = 1;      ///< that an operation of this rank may take
   std::shared_ptr<CUstream_st> communication;
   std::shared_ptr<PeerRanges> ranges;
-  std::shared_ptr<DeviceArena> arena;
-  DeviceArena::Block tables;                      ///< mailbox, state and tables: what `peers` points to
+  std::shared_ptr<DeviceArena> arena;  ///< what other ranks store to and read from
+  std::shared_ptr<DeviceArena>
+      local;  ///< for the rest: the same one, or where that is host memory one on the device
+  std::shared_ptr<DeviceRegistrations> registrations;
+  DeviceArena::Block mailbox;
+  DeviceArena::Block tables;  ///< state and tables: with the mailbox what `peers` points to
   std::shared_ptr<DeviceArena::Block> workspace;  ///< of dispatches; captured ones keep theirs
   Peers peers;
   std::unique_ptr<ResultSlots> results;
@@ -57,6 +71,7 @@ struct DeviceGroup {
  private:
   std::mutex counting_;  ///< events are waited for on any thread
   void prepare_device();
+  std::shared_ptr<DeviceArena> make_local_arena() const;
   void lay_out_tables();
 };
 

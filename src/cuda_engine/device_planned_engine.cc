@@ -73,8 +73,10 @@ class DevicePlannedEngine final : public BufferEngine {
     });
   }
 
-  std::shared_ptr<void> register_memory(void*, std::size_t) override {
-    throw InvalidArgument("memory", "not supported on cuda yet: register_memory");
+  std::shared_ptr<void> register_memory(void* memory, std::size_t num_bytes) override {
+    return guarded("register_memory", [&] {
+      return group_.registrations->add({static_cast<std::byte*>(memory), num_bytes});
+    });
   }
 
   Tensor empty(const Shape& shape, DType dtype) override {
@@ -98,9 +100,18 @@ class DevicePlannedEngine final : public BufferEngine {
     }
     return group_.meter.read();
   }
-  std::int64_t arena_bytes() const override { return static_cast<std::int64_t>(group_.arena->num_bytes()); }
-  // Other ranks have the memory mapped, and a mapping holds it.
-  std::int64_t trim() override { return 0; }
+  std::int64_t arena_bytes() const override {
+    const std::size_t local = group_.local == group_.arena ? 0 : group_.local->num_bytes();
+    return static_cast<std::int64_t>(group_.arena->num_bytes() + local);
+  }
+  // Of the arena nothing: other ranks have it mapped, and a mapping holds it.
+  std::int64_t trim() override {
+    return guarded("trim", [&] {
+      keep(flights_.drain());
+      group_.ranges->let_go();
+      return std::int64_t{0};
+    });
+  }
 
  private:
   void keep(std::exception_ptr error) const {

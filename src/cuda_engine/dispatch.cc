@@ -76,7 +76,6 @@ void Dispatch::resolve() {
   require_argument(request_.shape.num_experts <= kMaxExperts, "num_experts",
                    "num_experts on rank {} is {}, but a GPU takes at most {}", group_.rank(),
                    request_.shape.num_experts, kMaxExperts);
-  require_argument(!args_.check_weights, "check_weights", "not supported on cuda yet: check_weights");
   waits_for_sizes_ = !args_.handle && request_.do_cpu_sync;
   require_argument(!waits_for_sizes_ || !is_captured_, "do_cpu_sync",
                    "a dispatch with host sync cannot be captured into a graph, on rank {}", group_.rank());
@@ -100,7 +99,7 @@ void Dispatch::prepare_handle() {
     return;
   }
   const auto make = [&](std::size_t num_bytes, const Shape& extents, DType dtype) {
-    return group_.arena->make_tensor(reserve(num_bytes), extents, dtype);
+    return group_.local->make_tensor(reserve_local(num_bytes), extents, dtype);
   };
   fresh_ = make_dispatch_state(request_, group_.rank(),
                                group_.id + static_cast<std::int64_t>(name_.sequence_number));
@@ -109,6 +108,10 @@ void Dispatch::prepare_handle() {
   fresh_->topk_idx = make(args_.topk_idx.num_bytes(), args_.topk_idx.shape(), request_.idx_dtype);
   fresh_->device_plan =
       make(plan_layout_.num_bytes(), {static_cast<std::int64_t>(plan_layout_.num_bytes())}, DType::kUInt8);
+  fresh_->dst_buffer_slot_idx =
+      Tensor::from_memory(static_cast<std::byte*>(fresh_->device_plan.data()) + plan_layout_.token_slots(),
+                          {request_.num_tokens, shape.num_topk}, DType::kInt32, fresh_->device_plan.owner(),
+                          fresh_->device_plan.device());
   result_.handle = DispatchHandle(fresh_);
 }
 
@@ -154,7 +157,7 @@ std::shared_ptr<Flight> Dispatch::launch() {
   const std::size_t scratch =
       dispatch_workspace_bytes(request_.num_sms, group_.num_ranks(), request_.shape.num_experts);
   if (!group_.workspace || scratch > group_.workspace->num_bytes())
-    group_.workspace = std::make_shared<DeviceArena::Block>(reserve(scratch));
+    group_.workspace = std::make_shared<DeviceArena::Block>(reserve_local(scratch));
   const DispatchState& state = result_.handle.state();
   DispatchLaunch launch{.peers = group_.peers,
                         .num_sms = request_.num_sms,
@@ -173,6 +176,7 @@ std::shared_ptr<Flight> Dispatch::launch() {
                         .sf_row_stride = args_.sf.stride(0),
                         .sf_pack_stride = args_.sf.stride(1),
                         .topk_weights = static_cast<const std::byte*>(args_.topk_weights.data()),
+                        .check_weights = args_.check_weights && request_.weight_dtype.has_value(),
                         .cumulative_local_expert_recv_stats =
                             static_cast<std::int32_t*>(args_.cumulative_local_expert_recv_stats.data()),
                         .plan = static_cast<std::byte*>(state.device_plan.data()),

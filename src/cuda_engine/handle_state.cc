@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda_engine/handle_state.h"
 
-#include <span>
-
 #include "common/math.h"
 
 namespace flexep::cuda {
 namespace {
 
-std::span<const std::int32_t> ints(const Flight& dispatch, std::size_t offset, std::size_t count) {
-  const auto* const result = reinterpret_cast<const std::byte*>(&dispatch.result());
+std::span<const std::int32_t> ints(const Flight& operation, std::size_t offset, std::size_t count) {
+  const auto* const result = reinterpret_cast<const std::byte*>(&operation.result());
   return {reinterpret_cast<const std::int32_t*>(result + offset), count};
 }
 
@@ -39,6 +37,10 @@ void fill_receive_layout(DispatchState& state, const Flight& dispatch) {
 }
 
 }  // namespace
+
+std::span<const std::int32_t> is_per_token(const Flight& combine) {
+  return ints(combine, combine.layout().is_per_token(), combine.layout().ranks());
+}
 
 ReceiveSize receive_size_of(const Flight& dispatch, int rank) {
   const auto sizes = ints(dispatch, dispatch.layout().receive_sizes(), 2 * dispatch.layout().ranks());

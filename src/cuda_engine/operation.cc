@@ -36,12 +36,12 @@ void Operation::follow(const Event& previous, const Event& before_rows) const {
 void Operation::follow_current_stream() const {
   const auto point = std::make_shared<const StreamEvent>(current_stream());
   point->hold_back(group_.stream());
-  if (!is_captured_) group_.arena->note_wait(point);
+  if (!is_captured_) group_.note_wait(point);
 }
 
 void Operation::keep(const std::shared_ptr<Flight>& flight) const {
   if (is_captured_) return keep_with_graph_of(group_.stream(), flight);
-  group_.arena->note_operation(flight->point());
+  group_.note_operation(flight->point());
   flights_.add(flight);
 }
 
@@ -94,7 +94,7 @@ Event Operation::let_follow(const std::shared_ptr<Flight>& flight, bool is_async
 
 Tensor Operation::dense(const Tensor& tensor) const {
   if (is_dense(tensor)) return tensor;
-  Tensor copy = group_.arena->make_tensor(reserve(tensor.num_bytes()), tensor.shape(), tensor.dtype());
+  Tensor copy = group_.local->make_tensor(reserve_local(tensor.num_bytes()), tensor.shape(), tensor.dtype());
   copy_dense(tensor, static_cast<std::byte*>(copy.data()), group_.stream());
   return copy;
 }

@@ -64,6 +64,10 @@ class Operation {
   DeviceArena::Block reserve(std::size_t num_bytes) const {
     return group_.arena->reserve(num_bytes, group_.stream());
   }
+  /// What no other rank stores to or reads from.
+  DeviceArena::Block reserve_local(std::size_t num_bytes) const {
+    return group_.local->reserve(num_bytes, group_.stream());
+  }
   /// The tensor itself where it is dense and 16-byte aligned, else a copy that the communication stream
   /// makes.
   Tensor dense(const Tensor& tensor) const;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <bit>
 #include <span>
 #include <vector>
 
@@ -21,7 +22,7 @@ std::span<const ExchangeHeader> headers_of(const OperationResult& result, const 
   return {reinterpret_cast<const ExchangeHeader*>(part(result, layout.headers())), layout.ranks()};
 }
 
-// The texts are those of count_routing.
+// The texts are those of count_routing and require_finite_weights.
 std::string reason_of(const OperationName& operation, int rank, const ExchangeHeader& header,
                       const char* text) {
   const BadId& id = header.bad_id;
@@ -40,6 +41,9 @@ std::string reason_of(const OperationName& operation, int rank, const ExchangeHe
       return fmt::format("rank {} has {} tokens, more than there is room for", rank, id.value);
     case Refusal::kInvalidHandle:
       return fmt::format("the dispatch that made the handle of rank {} failed", rank);
+    case Refusal::kWeightNotFinite:
+      return fmt::format("topk_weights on rank {}: token {}, column {} is {}", rank, id.token, id.column,
+                         std::bit_cast<double>(id.value));
   }
   return {};
 }
@@ -49,6 +53,8 @@ const char* argument_of(Refusal refusal) {
     case Refusal::kIdOutOfRange:
     case Refusal::kIdRepeated:
       return "topk_idx";
+    case Refusal::kWeightNotFinite:
+      return "topk_weights";
     case Refusal::kTooManyTokens:
       return "num_max_tokens_per_rank";
     case Refusal::kNone:

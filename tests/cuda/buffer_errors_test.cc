@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <latch>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -258,6 +259,53 @@ TEST_F(CudaErrorsTest, ARankThatDoesNotComeToACombineIsNamedByItsEvent) {
     ElasticBuffer buffer(comm, {.device = kGpu});
     expect_round_trip_works(buffer);
   });
+}
+
+TEST_F(CudaErrorsTest, WeightsAreInspectedOnlyOnRequest) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto weights = [](const std::vector<float>& values) {
+    return cuda::to_device(tensor_of<float>({2, 2}, values), kGpu);
+  };
+  expect_rank_1_refused(errors_of([&](ElasticBuffer& buffer) {
+                          DispatchArgs args = good_args(buffer.rank());
+                          args.topk_weights = weights({1, 2, 3, 4});
+                          args.check_weights = true;
+                          buffer.dispatch(args);
+                          if (buffer.rank() == 1)
+                            args.topk_weights = weights({0.5, -kInfinity, 1, kInfinity});
+                          args.check_weights = false;
+                          buffer.dispatch(args);
+                          args.check_weights = true;
+                          buffer.dispatch(args);
+                        }),
+                        "topk_weights on rank 1: token 0, column 1 is -inf");
+}
+
+TEST_F(CudaErrorsTest, WeightsOfACachedDispatchAreInspectedOnRequest) {
+  expect_rank_1_refused(
+      errors_of([&](ElasticBuffer& buffer) {
+        const DispatchArgs args = good_args(buffer.rank());
+        const auto recv = buffer.dispatch(args);
+        const float last = buffer.rank() == 1 ? std::numeric_limits<float>::quiet_NaN() : 1;
+        buffer.dispatch({.x = args.x,
+                         .topk_weights = cuda::to_device(tensor_of<float>({2, 2}, {1, 1, last, 1}), kGpu),
+                         .handle = recv.handle,
+                         .check_weights = true});
+        buffer.check();
+      }),
+      "topk_weights on rank 1: token 1, column 0 is nan");
+}
+
+TEST_F(CudaErrorsTest, WeightsOfPairsThatGoNowhereAreNotInspected) {
+  const auto errors = errors_of([](ElasticBuffer& buffer) {
+    DispatchArgs args = good_args(buffer.rank());
+    args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 1, 2, -1}), kGpu);
+    constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+    args.topk_weights = cuda::to_device(tensor_of<double>({2, 2}, {1, 1, 1, kNaN}), kGpu);
+    args.check_weights = true;
+    buffer.dispatch(args);
+  });
+  for (const auto& error : errors) EXPECT_EQ(text_of<Error>(error), "no error");
 }
 
 TEST_F(CudaErrorsTest, ADeviceThatIsNotThereIsNamed) {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "conformance/random.h"
 #include "conformance/run_case.h"
@@ -13,23 +14,44 @@
 namespace flexep {
 namespace {
 
-using flexep::testing::kGpu;
+using namespace flexep::testing;
 
-class CudaBufferTest : public flexep::testing::CudaTest, public ::testing::WithParamInterface<int> {};
+class CudaBufferTest : public CudaTest, public ::testing::WithParamInterface<int> {};
 
-TEST_P(CudaBufferTest, AgreesWithTheReferenceToTheBit) {
-  constexpr int kNumCases = 40;
+void expect_agreement(int num_ranks, int num_cases, const ElasticBufferConfig& config) {
   std::atomic<int> num_passed{0};
-  in_process(GetParam(), [&](Communicator& comm) {
-    conformance::CaseRunner runner(comm, kGpu);
-    for (std::uint64_t seed = 0; seed < kNumCases; ++seed) {
-      const auto spec = conformance::draw_case(conformance::Random(17, seed).next(), comm.num_ranks());
+  in_process(num_ranks, [&](Communicator& comm) {
+    conformance::CaseRunner runner(comm, config);
+    for (int seed = 0; seed < num_cases; ++seed) {
+      const auto spec = conformance::draw_case(
+          conformance::Random(17, static_cast<std::uint64_t>(seed)).next(), comm.num_ranks());
       const auto finding = runner.run(spec, conformance::ExpectedResults(spec));
       EXPECT_EQ(finding.value_or(""), "") << "rank " << comm.rank() << ", " << spec.to_string();
       num_passed += !finding;
     }
   });
-  EXPECT_EQ(num_passed, kNumCases * GetParam());
+  EXPECT_EQ(num_passed, num_cases * num_ranks);
+}
+
+TEST_P(CudaBufferTest, AgreesWithTheReferenceToTheBit) {
+  expect_agreement(GetParam(), 40, {.device = kGpu});
+}
+
+TEST_P(CudaBufferTest, AgreesWithTheReferenceWhereRowsLieInHostMemory) {
+  expect_agreement(GetParam(), 15, {.device = kGpu, .arena_memory = ArenaMemory::kPinnedHost});
+}
+
+TEST_F(CudaTest, OpaqueSlotsAreThoseOfTheHandle) {
+  in_process(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = kGpu});
+    DispatchArgs args = good_args(comm.rank());
+    args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, -1}), kGpu);
+    const auto recv = buffer.dispatch(args);
+    const auto slots = values_of<std::int32_t>(cuda::to_host(recv.handle.dst_buffer_slot_idx()));
+    EXPECT_EQ(slots, (std::vector<std::int32_t>{2 * comm.rank(), comm.rank(), 2 * comm.rank() + 1, -1}));
+    const auto cached = buffer.dispatch({.x = args.x, .handle = recv.handle});
+    EXPECT_EQ(values_of<std::int32_t>(cuda::to_host(cached.handle.dst_buffer_slot_idx())), slots);
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, CudaBufferTest, ::testing::Values(1, 2, 3, 4, 8));

@@ -74,7 +74,7 @@ void groups_of_threads(Communicator& comm) {
 void conformance_cases(Communicator& comm) {
   constexpr int kNumCases = 12;
   int num_passed = 0;
-  conformance::run_cases(comm, Device::host(), {.seed = 2026, .num_cases = kNumCases},
+  conformance::run_cases(comm, {}, {.seed = 2026, .num_cases = kNumCases},
                          [&](const conformance::CaseOutcome& outcome) {
                            require(outcome.passed, outcome.failure);
                            ++num_passed;

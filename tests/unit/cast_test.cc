@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <random>
+#include <vector>
 
 #include "flexep/error.h"
 
@@ -149,6 +151,18 @@ TEST(CastTest, NoElementsTakeNoTimeAndNoMemoryHoweverManyRowsOrColumns) {
     const QuantisedRows rows = cast_to_fp8(Tensor::empty(shape, DType::kFloat32));
     EXPECT_EQ(cast_from_fp8(rows.x, rows.sf, DType::kFloat32).shape(), shape);
   }
+}
+
+TEST(CastTest, NanIsTheSameOnEveryMachine) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> values{kInfinity, -kInfinity, std::copysign(std::nanf(""), -1.0f), 0};
+  const QuantisedRows rows = cast_to_fp8(Tensor::from_values(std::span<const float>(values), {1, 4}));
+  const auto* const x = rows.x.data<Float8E4M3>();
+  EXPECT_EQ(x[0].bits, 0x7F);  // infinity times 1 / infinity
+  EXPECT_EQ(x[1].bits, 0xFF);
+  EXPECT_EQ(x[2].bits, 0xFF);
+  const Tensor back = cast_from_fp8(rows.x, rows.sf, DType::kFloat32);
+  for (const float value : back.values<float>()) EXPECT_EQ(std::bit_cast<std::uint32_t>(value), 0x7FC00000u);
 }
 
 }  // namespace

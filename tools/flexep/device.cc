@@ -20,4 +20,14 @@ std::string_view name_of(const Device& device) {
   return device.is_host() ? "cpu" : "cuda";
 }
 
+ArenaMemory arena_memory_of(const std::string& name) {
+  if (name == "device") return ArenaMemory::kDevice;
+  if (name == "pinned_host") return ArenaMemory::kPinnedHost;
+  throw UsageError(fmt::format("--memory {}: not one of device, pinned_host", name));
+}
+
+std::string_view name_of(ArenaMemory memory) {
+  return memory == ArenaMemory::kDevice ? "device" : "pinned_host";
+}
+
 }  // namespace flexep::tool

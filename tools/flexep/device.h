@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "flexep/tensor.h"
+#include "flexep/elastic_buffer.h"
 
 namespace flexep::tool {
 
@@ -12,7 +12,11 @@ namespace flexep::tool {
 /// this build or machine has none.
 Device device_of(const std::string& name);
 
-/// As --device spells it.
+/// The memory that --memory names: "device" or "pinned_host". @throws UsageError.
+ArenaMemory arena_memory_of(const std::string& name);
+
+/// As --device and --memory spell them.
 std::string_view name_of(const Device& device);
+std::string_view name_of(ArenaMemory memory);
 
 }  // namespace flexep::tool

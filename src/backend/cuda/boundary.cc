@@ -45,10 +45,11 @@ void synchronise(cudaStream_t stream) {
 /// A copy from or to memory that is not pinned, when the stream has come to it: a copy that waits inside the
 /// driver keeps other threads' copies from starting, and other threads are ranks for which this one's
 /// operations wait.
-void copy_pageable(void* to, const void* from, std::size_t num_bytes, cudaMemcpyKind kind) {
+void copy_pageable(void* to, const void* from, std::size_t num_bytes) {
   synchronise(current_stream());
   if (num_bytes == 0) return;
-  check(cudaMemcpyAsync(to, from, num_bytes, kind, current_stream()), "copy between host and device");
+  check(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyDefault, current_stream()),
+        "copy between host and device");
   synchronise(current_stream());
 }
 
@@ -120,7 +121,7 @@ void copy_to_device(const Tensor& tensor, const Tensor& out) {
                    tensor.shape());
   const Tensor dense = tensor.contiguous();
   const DeviceGuard guard(out.device().index);
-  copy_pageable(out.data(), dense.data(), dense.num_bytes(), cudaMemcpyHostToDevice);
+  copy_pageable(out.data(), dense.data(), dense.num_bytes());
 }
 
 Tensor to_host(const Tensor& tensor) {
@@ -135,7 +136,7 @@ Tensor to_host(const Tensor& tensor) {
     if (num_elements > 0) num_elements += (tensor.size(dim) - 1) * tensor.stride(dim);
   }
   const Tensor span = Tensor::empty({num_elements}, tensor.dtype());
-  copy_pageable(span.data(), tensor.data(), span.num_bytes(), cudaMemcpyDeviceToHost);
+  copy_pageable(span.data(), tensor.data(), span.num_bytes());
   const Shape kept(
       std::span<const std::int64_t>(strides.data(), static_cast<std::size_t>(tensor.num_dims())));
   return Tensor::from_memory(span.data(), tensor.shape(), kept, tensor.dtype(), span.owner());

@@ -3,8 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "backend/cuda/check_cuda.h"
 #include "backend/cuda/driver_api.h"
+#include "common/check.h"
 #include "common/math.h"
 #include "flexep/error.h"
 
@@ -15,12 +18,29 @@ CUdeviceptr address_of(const std::byte* memory) {
   return reinterpret_cast<CUdeviceptr>(memory);
 }
 
+int attribute_of(int device, CUdevice_attribute attribute) {
+  int value = 0;
+  check(driver().device_attribute(&value, attribute, device), "describe a device");
+  return value;
+}
+
+CUmemLocation host_memory_near(int device) {
+  const bool can_map =
+      attribute_of(device, CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) != 0;
+  require_argument(can_map, "arena_memory",
+                   "arena_memory is kPinnedHost, but device {} cannot map such memory", device);
+  // -1 where the system knows no nodes: then there is one.
+  const int node = std::max(attribute_of(device, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID), 0);
+  return {.type = CU_MEM_LOCATION_TYPE_HOST_NUMA, .id = node};
+}
+
 }  // namespace
 
-DeviceRange::DeviceRange(int device, std::size_t reserved_bytes) : device_(device) {
+DeviceRange::DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory memory) : device_(device) {
   properties_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   properties_.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
   properties_.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
+  if (memory == ArenaMemory::kPinnedHost) properties_.location = host_memory_near(device);
   check(driver().granularity(&granularity_, &properties_, CU_MEM_ALLOC_GRANULARITY_RECOMMENDED),
         "name the granularity of memory");
   reserved_bytes_ = align_up(reserved_bytes, granularity_);

@@ -6,16 +6,18 @@
 #include <cstddef>
 #include <vector>
 
+#include "flexep/elastic_buffer.h"
 #include "transport/shm/socket.h"
 
 namespace flexep::cuda {
 
-/// A reserved range of addresses of one device, of which the front is backed by memory: it grows in place, so
-/// that an address once told stays good. Nothing here waits for the device.
+/// A reserved range of addresses that one device reaches, of which the front is backed by memory: it grows in
+/// place, so that an address once told stays good. Nothing here waits for the device.
 class DeviceRange {
  public:
-  /// @throws CudaError.
-  DeviceRange(int device, std::size_t reserved_bytes);
+  /// @param memory  what grow() backs it with. @throws CudaError, InvalidArgument where host memory cannot be
+  /// had that way.
+  DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory memory = ArenaMemory::kDevice);
   ~DeviceRange();
   DeviceRange(const DeviceRange&) = delete;
   DeviceRange& operator=(const DeviceRange&) = delete;

@@ -25,6 +25,7 @@ void look_up(const char* name, Function& function) {
 DriverApi load() {
   DriverApi api;
   look_up("cuGetErrorString", api.error_string);
+  look_up("cuDeviceGetAttribute", api.device_attribute);
   look_up("cuMemGetAllocationGranularity", api.granularity);
   look_up("cuMemCreate", api.create);
   look_up("cuMemRelease", api.release);
@@ -33,6 +34,9 @@ DriverApi load() {
   look_up("cuMemMap", api.map);
   look_up("cuMemUnmap", api.unmap);
   look_up("cuMemSetAccess", api.set_access);
+  look_up("cuMemRetainAllocationHandle", api.retain);
+  look_up("cuMemGetAddressRange", api.address_range);
+  look_up("cuPointerGetAttribute", api.pointer_attribute);
   look_up("cuMemExportToShareableHandle", api.export_handle);
   look_up("cuMemImportFromShareableHandle", api.import_handle);
   return api;

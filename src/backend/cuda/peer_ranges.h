@@ -6,19 +6,23 @@
 #include <vector>
 
 #include "backend/cuda/device_range.h"
-#include "backend/cuda/growth_board.h"
+#include "backend/cuda/memory_board.h"
+#include "backend/cuda/segment_mappings.h"
+#include "backend/cuda/segment_table.h"
+#include "backend/cuda/shareable_memory.h"
 #include "transport/transport.h"
 
 namespace flexep::cuda {
 
-/// The device memory of all ranks of a group, as this rank addresses it: ranks of one process share mappings,
-/// others map each growth. A rank's range stays mapped on the others as long as they need it, whatever
-/// becomes of that rank.
+/// The device memory of all ranks of a group, as this rank addresses it: the range of each, and what it has
+/// registered. Ranks of one process share mappings, others map what they are told of. A rank's range stays
+/// mapped on the others as long as they need it, whatever becomes of that rank.
 class PeerRanges {
  public:
   /// Makes this rank's range, and reserves addresses for the others'. Collective.
   /// @throws InvalidArgument when ranks cannot reach each other's memory, CudaError.
-  PeerRanges(const std::shared_ptr<Transport>& transport, int device);
+  /// @param memory  what this rank's range is made of.
+  PeerRanges(const std::shared_ptr<Transport>& transport, int device, ArenaMemory memory);
 
   const std::shared_ptr<DeviceRange>& own() const { return own_; }
   /// [R], where the range of each rank begins.
@@ -29,13 +33,34 @@ class PeerRanges {
   /// Returns when all other ranks can reach all that the own range has behind it. Not collective.
   void publish();
 
- private:
-  void map_other_processes(const std::shared_ptr<Transport>& transport, int device);
+  /// [R, SegmentTable::kMaxSegments]: registered memory of all ranks.
+  const SegmentTable& segments() const { return *segments_; }
+  /// Makes other memory of the device this rank's segment `slot`; returns when all ranks can reach it. Not
+  /// collective.
+  /// @throws InvalidArgument that says why it cannot be shared, TimeoutError, TransportError.
+  void share(int slot, const DeviceMemory& memory);
+  /// Nobody reads the segment any more. Returns when all ranks have forgotten it. @throws TimeoutError,
+  /// TransportError.
+  void end_sharing(int slot);
+  /// Unmaps what other ranks have ended to share. Waits for all kernels of this process.
+  void let_go() {
+    if (mappings_) mappings_->let_go();
+  }
 
+ private:
+  void map_other_processes(const std::shared_ptr<Transport>& transport);
+  std::vector<int> publish_segment(int slot, const ShareableMemory& memory);
+
+  int rank_;
+  int device_;
   std::shared_ptr<DeviceRange> own_;
   std::vector<std::shared_ptr<DeviceRange>> ranges_;  ///< [R]
   int num_ranks_on_device_ = 1;
-  std::unique_ptr<GrowthBoard> board_;  ///< null for ranks of one process
+  std::shared_ptr<SegmentTable> segments_;
+  std::vector<std::shared_ptr<SegmentTable>> segments_of_threads_;  ///< [R], for ranks of one process
+  // For ranks that are processes. The board is last: its thread uses the others.
+  std::unique_ptr<SegmentMappings> mappings_;
+  std::unique_ptr<MemoryBoard> board_;
 };
 
 }  // namespace flexep::cuda

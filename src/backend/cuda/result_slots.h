@@ -9,8 +9,7 @@
 
 namespace flexep::cuda {
 
-/// Pinned host memory for the results of operations. Taken from the system once and never given back, but
-/// used again by later buffers: both would wait for all that runs on the GPU. One user at a time.
+/// Pinned host memory for the results of operations. One user at a time.
 class ResultSlots {
  public:
   /// @param largest  the layout of the largest result. @throws OutOfMemory.

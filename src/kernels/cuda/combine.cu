@@ -131,6 +131,9 @@ class Combine {
   __device__ void report_verdict(const Messages& messages, Verdict verdict) {
     if (verdict != Verdict::kGo) return report_failed_verdict(operation_, messages, memory_.judgement);
     OperationResult& result = *launch_.reports.result;
+    auto* is_per_token = array_of<std::int32_t>(result, launch_.reports.layout.is_per_token());
+    for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads)
+      is_per_token[r] = arrays_.sources[r].is_per_token;
     if (thread_in_block() == 0) result.verdict = verdict;
     make_ready(operation_, result, Crew{thread_in_block(), kNumThreads, 0});
   }

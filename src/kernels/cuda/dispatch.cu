@@ -100,9 +100,13 @@ class Dispatch {
   __device__ bool agree_on_handle() {
     num_tokens_ = head().num_tokens;
     tokens_ = tokens_of_block(num_tokens_, block());
+    if (launch_.check_weights && head().is_valid != 0) {
+      note_bad_pair(kNoBadPair);
+      operation_.arrive();
+      if (!operation_.wait_for_all_blocks()) return false;
+    }
     if (is_speaker()) {
-      if (thread_in_block() == 0 && head().is_valid == 0)
-        memory_.exchange.header().refusal = Refusal::kInvalidHandle;
+      if (thread_in_block() == 0) refuse_handle();
       __syncthreads();
       send_message(operation_, memory_.exchange.header(), 0, [](int) { return 0; });
     }
@@ -124,8 +128,15 @@ class Dispatch {
 
   __device__ void count() {
     std::int32_t* counts = workspace_.counts + static_cast<std::int64_t>(block()) * topk_idx_.num_columns();
+    note_bad_pair(count_tokens(topk_idx_, tokens_, masks_, counts));
+  }
+
+  /// Tells the speaker of the block's first pair that cannot be sent.
+  /// @param bad  for its id; of this thread's tokens.
+  __device__ void note_bad_pair(unsigned long long bad) {
+    if (launch_.check_weights) bad = min(bad, find_bad_weight(topk_idx_, tokens_, topk_weights()));
     if (thread_in_block() == 0) memory_.bad_pair = kNoBadPair;
-    const unsigned long long bad = count_tokens(topk_idx_, tokens_, masks_, counts);
+    __syncthreads();
     if (bad != kNoBadPair) atomicMin(&memory_.bad_pair, bad);
     __syncthreads();
     if (thread_in_block() == 0) workspace_.bad_pairs[block()] = memory_.bad_pair;
@@ -153,16 +164,29 @@ class Dispatch {
                  [&](int column) { return count_of_blocks(column, num_blocks()); });
   }
 
+  __device__ void refuse_handle() {
+    if (head().is_valid == 0) {
+      memory_.exchange.header().refusal = Refusal::kInvalidHandle;
+    } else if (launch_.check_weights) {
+      refuse_bad_pair();
+    }
+  }
+
   __device__ void refuse_bad_pair() {
     unsigned long long bad = kNoBadPair;
     for (int b = 0; b < num_blocks(); ++b) bad = min(bad, workspace_.bad_pairs[b]);
     if (bad == kNoBadPair) return;
     ExchangeHeader& header = memory_.exchange.header();
-    const auto pair = static_cast<std::int64_t>(bad);
-    const std::int64_t value = topk_idx_.at(pair);
+    const auto pair = static_cast<std::int64_t>(bad & ~kBadWeight);
     BadId& bad_id = header.bad_id;
     bad_id.token = static_cast<std::int32_t>(pair / topk_idx_.num_topk);
     bad_id.column = static_cast<std::int32_t>(pair % topk_idx_.num_topk);
+    if ((bad & kBadWeight) != 0) {
+      bad_id.value = static_cast<std::int64_t>(topk_weights().bits_of_bad(pair));
+      header.refusal = Refusal::kWeightNotFinite;
+      return;
+    }
+    const std::int64_t value = topk_idx_.at(pair);
     bad_id.value = value;
     header.refusal = topk_idx_.is_valid(value) ? Refusal::kIdRepeated : Refusal::kIdOutOfRange;
     while (topk_idx_.at(topk_idx_.first_pair(bad_id.token) + bad_id.first_column) != value)
@@ -469,6 +493,9 @@ class Dispatch {
     return false;
   }
 
+  __device__ TopkWeights topk_weights() const {
+    return {launch_.topk_weights, launch_.format.weight_bytes};
+  }
   /// Of this rank's first expert.
   __device__ int first_own_column() const {
     return topk_idx_.column_of_expert(launch_.peers.rank * topk_idx_.num_local_experts);

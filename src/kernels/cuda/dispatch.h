@@ -51,6 +51,8 @@ struct DispatchLaunch {
   std::int64_t sf_row_stride = 0;     ///< in elements
   std::int64_t sf_pack_stride = 0;
   const std::byte* topk_weights = nullptr;  ///< [T, K] contiguous, format.weight_bytes each; null without
+  /// Whether weights of routed pairs that are NaN or infinite are refused.
+  bool check_weights = false;
   /// int32 [El], to which the pairs that arrive (before drops) are added; null without.
   std::int32_t* cumulative_local_expert_recv_stats = nullptr;
 

@@ -135,8 +135,11 @@ __device__ inline void compare_headers(const Peers& peers, const Messages& messa
 
 /// Where an address of rank `rank` lies for this rank; null where it is not mapped.
 __device__ inline std::byte* resolve(const Peers& peers, int rank, const HeaderAddress& address) {
-  if (address.segment < 0 || address.segment >= peers.num_segments) return nullptr;
-  std::byte* segment = peers.segments[static_cast<std::int64_t>(rank) * peers.num_segments + address.segment];
+  if (address.segment < 0 || address.segment >= peers.num_segments + peers.num_registered) return nullptr;
+  const std::int64_t registered = address.segment - peers.num_segments;
+  std::byte* segment =
+      registered < 0 ? peers.segments[static_cast<std::int64_t>(rank) * peers.num_segments + address.segment]
+                     : peers.registered[static_cast<std::int64_t>(rank) * peers.num_registered + registered];
   return segment == nullptr ? nullptr : segment + address.offset;
 }
 

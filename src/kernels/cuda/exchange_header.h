@@ -9,14 +9,16 @@ namespace flexep::cuda {
 /// Why a rank does not take part in an operation; the others hear it in its header.
 enum class Refusal : std::int32_t {
   kNone,
-  kText,           ///< its host refused: the reason follows the header as text
-  kIdOutOfRange,   ///< topk_idx: see BadId
-  kIdRepeated,     ///< topk_idx: see BadId
-  kTooManyTokens,  ///< T on the device is larger than the plan has room for: BadId::value is T
-  kInvalidHandle,  ///< the dispatch that made the handle was refused on all ranks
+  kText,             ///< its host refused: the reason follows the header as text
+  kIdOutOfRange,     ///< topk_idx: see BadId
+  kIdRepeated,       ///< topk_idx: see BadId
+  kTooManyTokens,    ///< T on the device is larger than the plan has room for: BadId::value is T
+  kInvalidHandle,    ///< the dispatch that made the handle was refused on all ranks
+  kWeightNotFinite,  ///< topk_weights: see BadId; value holds the bits of the weight as a double
 };
 
-/// The first id of topk_idx, in (token, column) order, that dispatch cannot send.
+/// The first pair, in (token, column) order, that dispatch cannot send: its id, or its weight where all ids
+/// are good.
 struct BadId {
   std::int32_t token = 0;
   std::int32_t column = 0;

@@ -5,7 +5,7 @@
 namespace flexep::cuda {
 
 cudaError_t load_kernels() {
-  for (const auto load : {load_dispatch, load_combine, load_refusal}) {
+  for (const auto load : {load_dispatch, load_combine, load_refusal, load_casts}) {
     if (const cudaError_t error = load(); error != cudaSuccess) return error;
   }
   return cudaStreamSynchronize(cudaStreamPerThread);

@@ -40,6 +40,7 @@ inline bool current_device_has_bulk_copies() {
 cudaError_t load_dispatch();
 cudaError_t load_combine();
 cudaError_t load_refusal();
+cudaError_t load_casts();
 /// A kernel with nothing to do.
 cudaError_t launch_nothing(cudaStream_t stream);
 

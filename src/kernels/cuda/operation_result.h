@@ -87,7 +87,9 @@ struct ResultLayout {
   }
   /// int32 [R], rows that this rank sent to each
   constexpr std::size_t sent_rows_per_rank() const { return sent_tokens_per_rank() + int32s(ranks()); }
-  constexpr std::size_t num_bytes() const { return sent_rows_per_rank() + int32s(ranks()); }
+  /// int32 [R], of a combine: whether each rank offered one row per received token
+  constexpr std::size_t is_per_token() const { return sent_rows_per_rank() + int32s(ranks()); }
+  constexpr std::size_t num_bytes() const { return is_per_token() + int32s(ranks()); }
 };
 
 /// The milestones of an operation, as its first block passes them.

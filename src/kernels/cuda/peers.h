@@ -44,6 +44,12 @@ struct Peers {
   /// num_segments + s]; null = not mapped. May be extended between operations, in stream order.
   std::byte* const* segments = nullptr;
   int num_segments = 0;
+  /// [R, num_registered], in pinned host memory: where this rank has mapped registered memory, segment
+  /// num_segments
+  /// + s of rank r at [r * num_registered + s]; null = not mapped. The host writes it while kernels run, and
+  /// before any rank names the segment in a header.
+  std::byte* const* registered = nullptr;
+  int num_registered = 0;
   DeviceState* state = nullptr;
   /// The longest that a kernel waits for other ranks, at each of its waits.
   std::uint64_t timeout_ns = 0;

@@ -138,6 +138,40 @@ __device__ inline unsigned long long count_tokens(const TopkIdx& topk_idx, const
   return bad;
 }
 
+/// Weights, as bits.
+struct TopkWeights {
+  const std::byte* weights;  ///< [T, K]
+  std::size_t weight_bytes;  ///< 4 or 8
+
+  /// As double. On integers: a conversion of the GPU may lose the sign of NaN.
+  __device__ std::uint64_t bits_of_bad(std::int64_t pair) const {
+    if (weight_bytes == 8) return reinterpret_cast<const std::uint64_t*>(weights)[pair];
+    const std::uint64_t bits = reinterpret_cast<const std::uint32_t*>(weights)[pair];
+    return (bits >> 31) << 63 | std::uint64_t{0x7FF} << 52 | (bits & 0x7FFFFF) << 29;
+  }
+  __device__ bool is_finite(std::int64_t pair) const {
+    if (weight_bytes == 8)
+      return (reinterpret_cast<const std::uint64_t*>(weights)[pair] >> 52 & 0x7FF) != 0x7FF;
+    return (reinterpret_cast<const std::uint32_t*>(weights)[pair] >> 23 & 0xFF) != 0xFF;
+  }
+};
+
+/// Marks a bad pair whose id is good: pairs whose ids are bad come first.
+constexpr unsigned long long kBadWeight = 1ull << 62;
+
+/// @return the first routed pair whose weight is not finite, with kBadWeight, or kNoBadPair; of this thread's
+/// pairs.
+__device__ inline unsigned long long find_bad_weight(const TopkIdx& topk_idx, const TokenRange& tokens,
+                                                     const TopkWeights& weights) {
+  const std::int64_t end = topk_idx.first_pair(tokens.end);
+  for (std::int64_t pair = topk_idx.first_pair(tokens.begin) + thread_in_block(); pair < end;
+       pair += kNumThreads) {
+    if (topk_idx.at(pair) >= 0 && !weights.is_finite(pair))
+      return kBadWeight | static_cast<unsigned long long>(pair);
+  }
+  return kNoBadPair;
+}
+
 /// Where the pairs of a block's tokens go; see PlanLayout for the arrays.
 struct PairPlaces {
   std::int32_t* owners;
@@ -169,18 +203,19 @@ __device__ inline void place_pairs(const TopkIdx& topk_idx, int token, const Str
 /// Names the owners of a token's pairs, and marks the last pair of each. Takes the token's bits out of the
 /// masks.
 __device__ inline void name_owners(const TopkIdx& topk_idx, int token, const Strip& strip,
-                                   std::uint32_t* mask, std::int32_t* owners) {
+                                   std::uint32_t* mask, const PairPlaces& places) {
   const std::uint32_t bit = 1u << lane_in_warp();
   const std::int64_t first = topk_idx.first_pair(token);
   for (int k = topk_idx.num_topk - 1; k >= 0; --k) {
     const std::int64_t id = topk_idx.at(first + k);
     if (!topk_idx.is_valid(id)) {
-      owners[first + k] = -1;
+      places.owners[first + k] = -1;
+      places.token_slots[first + k] = -1;
       continue;
     }
     const int owner = topk_idx.owner_of(id);
     const bool is_last = (atomicAnd(&mask[owner - strip.first], ~bit) & bit) != 0;
-    owners[first + k] = is_last ? owner | PlanLayout::kLastOfOwner : owner;
+    places.owners[first + k] = is_last ? owner | PlanLayout::kLastOfOwner : owner;
   }
 }
 
@@ -207,7 +242,7 @@ __device__ inline void place_tokens(const TopkIdx& topk_idx, const TokenRange& t
     if (token >= 0) place_pairs(topk_idx, token, strip, mask, masks.num_before + first, places);
     __syncwarp();
     // Ranks come first among the columns, and all of them fit the first strip.
-    if (token >= 0 && strip.first == 0) name_owners(topk_idx, token, strip, mask, places.owners);
+    if (token >= 0 && strip.first == 0) name_owners(topk_idx, token, strip, mask, places);
   });
 }
 

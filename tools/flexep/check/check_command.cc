@@ -51,9 +51,9 @@ class Reporter {
 /// Every rank learns every outcome; rank 0 reports them.
 void run_rank(const Communicator& comm, const GroupPlan& group, const Tally& tally) {
   if (comm.rank() == 0) {
-    conformance::run_cases(comm, group.device, group.cases, Reporter(group, tally));
+    conformance::run_cases(comm, group.config, group.cases, Reporter(group, tally));
   } else {
-    conformance::run_cases(comm, group.device, group.cases, [](const conformance::CaseOutcome&) {});
+    conformance::run_cases(comm, group.config, group.cases, [](const conformance::CaseOutcome&) {});
   }
 }
 
@@ -70,8 +70,7 @@ int run_as_rank(const CheckOptions& options) {
   const std::string transport =
       options.transport == "all" ? std::string(comm.transport_name()) : options.transport;
   GroupPlan group = plan_rank(options, transport, comm.num_ranks());
-  group.num_domains =
-      ElasticBuffer(comm, {.device = group.device}).get_physical_domain_size().num_scaleout_ranks;
+  group.num_domains = ElasticBuffer(comm, group.config).get_physical_domain_size().num_scaleout_ranks;
   const bool is_ours = !options.tally.empty();
   const Tally tally = is_ours ? Tally::open(options.tally) : Tally::create(group.cases.num_cases);
   run_rank(comm, group, tally);
@@ -140,6 +139,8 @@ void add_check_command(CLI::App& app, Runner& runner) {
       "check", "Holds random dispatches and combines on this machine against the reference");
   auto options = std::make_shared<CheckOptions>();
   command->add_option("--device", options->device, "cpu or cuda")->capture_default_str();
+  command->add_option("--memory", options->memory, "Of GPUs' ranks for rows: device or pinned_host")
+      ->capture_default_str();
   command
       ->add_option("--transport", options->transport,
                    "in_process, shm, mpi (of which mpirun starts the ranks) or all, the first two")

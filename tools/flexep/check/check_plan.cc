@@ -16,6 +16,8 @@ namespace {
 constexpr int kMaxRanks = 256;
 
 void require_usable(const CheckOptions& options) {
+  if (options.memory != "device" && options.device == "cpu")
+    throw UsageError(fmt::format("--memory {}: the CPU has one kind", options.memory));
   if (options.num_cases < 1) throw UsageError(fmt::format("--cases {}: at least one", options.num_cases));
   for (const int num_ranks : options.num_ranks) {
     if (num_ranks >= 1 && num_ranks <= kMaxRanks) continue;
@@ -47,7 +49,10 @@ std::vector<int> domains_of(const CheckOptions& options, const std::string& tran
 
 GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, int num_ranks) {
   require_usable(options);
-  GroupPlan group{.device = device_of(options.device), .transport = transport, .num_ranks = num_ranks};
+  GroupPlan group{
+      .config = {.device = device_of(options.device), .arena_memory = arena_memory_of(options.memory)},
+      .transport = transport,
+      .num_ranks = num_ranks};
   group.cases = {.seed = options.seed,
                  .first = options.first_case,
                  .stride = options.case_stride,
@@ -83,14 +88,18 @@ std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
 
 std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx) {
   const std::string domains = group.transport == "shm" ? "" : fmt::format(" --domains {}", group.num_domains);
-  return fmt::format("flexep check --device {} --transport {} --ranks {}{} --seed {} --case {}",
-                     name_of(group.device), group.transport, group.num_ranks, domains, group.cases.seed,
-                     case_idx);
+  const std::string memory = group.config.arena_memory == ArenaMemory::kDevice
+                                 ? ""
+                                 : fmt::format(" --memory {}", name_of(group.config.arena_memory));
+  return fmt::format("flexep check --device {}{} --transport {} --ranks {}{} --seed {} --case {}",
+                     name_of(group.config.device), memory, group.transport, group.num_ranks, domains,
+                     group.cases.seed, case_idx);
 }
 
 std::vector<std::string> rank_arguments(const GroupPlan& group, const std::string& tally) {
   return {"check",
-          fmt::format("--device={}", name_of(group.device)),
+          fmt::format("--device={}", name_of(group.config.device)),
+          fmt::format("--memory={}", name_of(group.config.arena_memory)),
           fmt::format("--transport={}", group.transport),
           fmt::format("--cases={}", group.cases.num_cases),
           fmt::format("--seed={}", group.cases.seed),

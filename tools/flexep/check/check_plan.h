@@ -12,6 +12,7 @@ namespace flexep::tool {
 /// The options of `flexep check`.
 struct CheckOptions {
   std::string device = "cpu";
+  std::string memory = "device";
   std::string transport = "all";
   std::vector<int> num_ranks = {1, 2, 3, 4, 7, 8};
   std::vector<int> num_domains = {
@@ -28,7 +29,7 @@ struct CheckOptions {
 
 /// A kind of group and the cases that it runs.
 struct GroupPlan {
-  Device device;
+  ElasticBufferConfig config;
   std::string transport;
   int num_ranks = 1;
   int num_domains = 1;

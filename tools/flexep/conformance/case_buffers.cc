@@ -5,6 +5,8 @@
 
 #include <new>
 
+#include "conformance/cuda_memory.h"
+
 namespace flexep::conformance {
 namespace {
 
@@ -16,34 +18,37 @@ std::shared_ptr<std::byte> map_pages() {
   return {static_cast<std::byte*>(pages), [](std::byte* memory) { munmap(memory, kRegisteredBytes); }};
 }
 
+std::shared_ptr<std::byte> allocate(Device device) {
+  return device.is_host() ? map_pages() : allocate_on_cuda(kRegisteredBytes, device);
+}
+
 }  // namespace
 
 RegisteringBuffer::RegisteringBuffer(const Communicator& comm, const ElasticBufferConfig& config)
-    : buffer_(comm, config), pages_(config.device.is_host() ? map_pages() : nullptr) {
-  if (pages_) registration_ = buffer_.register_memory(pages_.get(), kRegisteredBytes);
-}
+    : device_(config.device),
+      memory_(allocate(device_)),
+      buffer_(comm, config),
+      registration_(buffer_.register_memory(memory_.get(), kRegisteredBytes)) {}
 
 Tensor RegisteringBuffer::registered(const Shape& shape, DType dtype) const {
   const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
-  return pages_ && num_bytes <= kRegisteredBytes ? Tensor::from_memory(pages_.get(), shape, dtype, pages_)
-                                                 : Tensor();
+  if (num_bytes > kRegisteredBytes) return {};
+  return Tensor::from_memory(memory_.get(), shape, dtype, memory_, device_);
 }
 
 RegisteringBuffer& CaseBuffers::of(const CaseSpec& spec) {
-  const ElasticBufferConfig defaults;
   // Room for waves of a few tokens of a short row.
   constexpr std::int64_t kLittleStaging = 32 << 10;
-  const std::int64_t max_staging_bytes =
-      spec.has_little_staging ? kLittleStaging : defaults.max_staging_bytes;
+  const std::int64_t max_staging_bytes = spec.has_little_staging ? kLittleStaging : config_.max_staging_bytes;
   auto& buffer =
       buffers_[{spec.do_cpu_sync, spec.allow_multiple_reduction, spec.allow_hybrid_mode, max_staging_bytes}];
   if (!buffer) {
-    buffer = std::make_unique<RegisteringBuffer>(
-        comm_, ElasticBufferConfig{.device = device_,
-                                   .num_max_tokens_per_rank = spec.do_cpu_sync ? 0 : kNoSyncMaxTokens,
-                                   .allow_multiple_reduction = spec.allow_multiple_reduction,
-                                   .max_staging_bytes = max_staging_bytes,
-                                   .network = {.allow_hybrid_mode = spec.allow_hybrid_mode}});
+    ElasticBufferConfig config = config_;
+    config.num_max_tokens_per_rank = spec.do_cpu_sync ? 0 : kNoSyncMaxTokens;
+    config.allow_multiple_reduction = spec.allow_multiple_reduction;
+    config.max_staging_bytes = max_staging_bytes;
+    config.network.allow_hybrid_mode = spec.allow_hybrid_mode;
+    buffer = std::make_unique<RegisteringBuffer>(comm_, config);
   }
   return *buffer;
 }

@@ -12,19 +12,20 @@
 
 namespace flexep::conformance {
 
-/// A buffer, and pages of ordinary memory that it has registered if it works on such.
+/// A buffer, and ordinary memory that it has registered.
 class RegisteringBuffer {
  public:
   /// Collective.
   RegisteringBuffer(const Communicator& comm, const ElasticBufferConfig& config);
 
   ElasticBuffer& buffer() { return buffer_; }
-  /// A tensor in the registered pages; none when there are none or it does not fit.
+  /// A tensor in the registered memory; none when it does not fit.
   Tensor registered(const Shape& shape, DType dtype) const;
 
  private:
+  Device device_;
+  std::shared_ptr<std::byte> memory_;  ///< allocated before, and freed after, anything is in flight
   ElasticBuffer buffer_;
-  std::shared_ptr<std::byte> pages_;
   RegisteredMemory registration_;
 };
 
@@ -32,7 +33,8 @@ class RegisteringBuffer {
 /// made, made when a case first needs it.
 class CaseBuffers {
  public:
-  CaseBuffers(const Communicator& comm, Device device) : comm_(comm), device_(device) {}
+  /// @param config  what cases do not decide.
+  CaseBuffers(const Communicator& comm, const ElasticBufferConfig& config) : comm_(comm), config_(config) {}
 
   /// Collective where it is the first of its kind.
   RegisteringBuffer& of(const CaseSpec& spec);
@@ -42,7 +44,7 @@ class CaseBuffers {
   using Kind = std::tuple<bool, bool, bool, std::int64_t>;
 
   Communicator comm_;
-  Device device_;
+  ElasticBufferConfig config_;
   std::map<Kind, std::unique_ptr<RegisteringBuffer>> buffers_;
 };
 

@@ -61,9 +61,16 @@ void fill_on_cuda(const Tensor& tensor, int byte) {
 
 void write_on_cuda(const Tensor& tensor, const Tensor& on_host) {
   require(cudaStreamSynchronize(cuda::current_stream()));  // not inside the copy: see to_device
-  require(cudaMemcpyAsync(tensor.data(), on_host.data(), tensor.num_bytes(), cudaMemcpyHostToDevice,
+  require(cudaMemcpyAsync(tensor.data(), on_host.data(), tensor.num_bytes(), cudaMemcpyDefault,
                           cuda::current_stream()));
   require(cudaStreamSynchronize(cuda::current_stream()));
+}
+
+std::shared_ptr<std::byte> allocate_on_cuda(std::size_t num_bytes, Device device) {
+  require(cudaSetDevice(device.index));
+  void* memory = nullptr;
+  require(cudaMalloc(&memory, num_bytes));
+  return {static_cast<std::byte*>(memory), [](std::byte* freed) { cudaFree(freed); }};
 }
 
 }  // namespace flexep::conformance

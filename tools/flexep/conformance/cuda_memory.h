@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <memory>
+
 #include "conformance/placement.h"
 #include "flexep/tensor.h"
 
@@ -16,5 +19,7 @@ Tensor fetch_from_cuda(const Tensor& tensor);
 void synchronise_cuda();
 void fill_on_cuda(const Tensor& tensor, int byte);
 void write_on_cuda(const Tensor& tensor, const Tensor& on_host);
+/// Memory that can be registered: cudaMalloc.
+std::shared_ptr<std::byte> allocate_on_cuda(std::size_t num_bytes, Device device);
 
 }  // namespace flexep::conformance

@@ -33,5 +33,9 @@ void fill_on_cuda(const Tensor&, int) {
 void write_on_cuda(const Tensor&, const Tensor&) {
   require_cuda();
 }
+std::shared_ptr<std::byte> allocate_on_cuda(std::size_t, Device) {
+  require_cuda();
+  return {};
+}
 
 }  // namespace flexep::conformance

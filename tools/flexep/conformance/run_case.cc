@@ -325,8 +325,8 @@ void CaseOnRank::check_combined(std::string_view operation, const reference::Com
 
 }  // namespace
 
-CaseRunner::CaseRunner(const Communicator& comm, Device device)
-    : rank_(comm.rank()), placement_(device), buffers_(comm, device) {}
+CaseRunner::CaseRunner(const Communicator& comm, const ElasticBufferConfig& config)
+    : rank_(comm.rank()), placement_(config.device), buffers_(comm, config) {}
 
 std::optional<std::string> CaseRunner::run(const CaseSpec& spec, const ExpectedResults& expected) {
   Findings findings;

@@ -20,8 +20,8 @@ namespace flexep::conformance {
 /// alive.
 class CaseRunner {
  public:
-  /// Collective.
-  explicit CaseRunner(const Communicator& comm, Device device = Device::host());
+  /// Collective. @param config  of its buffers, but for what cases decide.
+  explicit CaseRunner(const Communicator& comm, const ElasticBufferConfig& config = {});
 
   /// Dispatch, cached dispatch and combine, from arena, registered and other memory. Collective.
   /// @return the first difference on this rank, or what the operation threw.

@@ -24,12 +24,11 @@ std::string gather_findings(Communicator& comm, const std::string& mine) {
 
 }  // namespace
 
-void run_cases(const Communicator& comm, Device device, const CaseRange& range,
+void run_cases(const Communicator& comm, const ElasticBufferConfig& config, const CaseRange& range,
                const std::function<void(const CaseOutcome&)>& report) {
   Communicator results = comm;
-  CaseRunner runner(comm, device);
-  const int num_domains =
-      ElasticBuffer(comm, {.device = device}).get_physical_domain_size().num_scaleout_ranks;
+  CaseRunner runner(comm, config);
+  const int num_domains = ElasticBuffer(comm, config).get_physical_domain_size().num_scaleout_ranks;
   for (std::int64_t i = 0; i < range.num_cases; ++i) {
     CaseOutcome outcome{.case_idx = range.first + i * range.stride};
     const CaseSpec spec = draw_case(Random(range.seed, static_cast<std::uint64_t>(outcome.case_idx)).next(),

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "flexep/communicator.h"
-#include "flexep/tensor.h"
+#include "flexep/elastic_buffer.h"
 
 namespace flexep::conformance {
 
@@ -26,10 +26,10 @@ struct CaseOutcome {
   std::string failure;
 };
 
-/// Runs the cases on the ranks of `comm`, whose buffers are on `device`, and calls `report` on every rank
+/// Runs the cases on the ranks of `comm`, with buffers of `config`, and calls `report` on every rank
 /// after each. Collective.
 /// @throws TimeoutError, TransportError: the cases that were not reported did not run.
-void run_cases(const Communicator& comm, Device device, const CaseRange& range,
+void run_cases(const Communicator& comm, const ElasticBufferConfig& config, const CaseRange& range,
                const std::function<void(const CaseOutcome&)>& report);
 
 }  // namespace flexep::conformance

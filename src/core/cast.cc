@@ -2,55 +2,27 @@
 #include "flexep/cast.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <vector>
 
 #include "common/check.h"
+#include "common/fp8_scaling.h"
 #include "common/math.h"
+#include "core/device_casts.h"
 
 namespace flexep {
 namespace {
 
-constexpr std::int64_t kGroup = 128;
-constexpr std::int64_t kExponentsPerInt = 4;
-constexpr float kLargestFp8 = 448.0f;
-constexpr float kSmallestMagnitude = 1e-4f;
+using fp8::kExponentsPerInt;
+using fp8::kGroup;
 
 void require_rows(const Tensor& x, const char* name) {
   require_argument(x.defined() && x.num_dims() == 2, name, "{} must be [num_tokens, hidden], not {}", name,
                    x.defined() ? x.shape().to_string() : "absent");
 }
 
-// Calls visitor(T{}) with the element type of rows that can be quantised.
-template <typename Visitor>
-auto visit_rows(DType dtype, const char* name, Visitor visitor) {
-  if (dtype == DType::kBFloat16) return visitor(BFloat16{});
-  if (dtype == DType::kFloat16) return visitor(Float16{});
-  require_argument(dtype == DType::kFloat32, name, "{} must be bf16, fp16 or fp32, not {}", name,
+void require_element_type(DType dtype, const char* name) {
+  require_argument(fp8::visit_rows(dtype, [](auto) {}), name, "{} must be bf16, fp16 or fp32, not {}", name,
                    name_of(dtype));
-  return visitor(float{});
-}
-
-float largest_magnitude(const float* values, std::int64_t count) {
-  float largest = kSmallestMagnitude;
-  for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
-  return largest;
-}
-
-// The smallest power of two that is no smaller. The factors here are normal numbers.
-float round_up_to_power_of_two(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const bool is_power = (bits & 0x7FFFFFu) == 0;
-  return std::bit_cast<float>((bits & 0x7F800000u) + (is_power ? 0u : 0x800000u));
-}
-
-std::uint32_t exponent_of(float power_of_two) {
-  return std::bit_cast<std::uint32_t>(power_of_two) >> 23;
-}
-
-float power_of_exponent(std::uint32_t exponent) {
-  return std::bit_cast<float>(exponent << 23);
 }
 
 /// Where the factor of a group is kept.
@@ -64,15 +36,15 @@ class Scales {
     } else {
       const std::int64_t lane = group % kExponentsPerInt;
       auto& packed = sf_.data<std::int32_t>()[index(group / kExponentsPerInt)];
-      packed =
-          static_cast<std::int32_t>(static_cast<std::uint32_t>(packed) | exponent_of(factor) << (8 * lane));
+      packed = static_cast<std::int32_t>(static_cast<std::uint32_t>(packed) | fp8::exponent_of(factor)
+                                                                                  << (8 * lane));
     }
   }
   float load(std::int64_t group) const {
     if (sf_.dtype() == DType::kFloat32) return sf_.data<float>()[index(group)];
     const std::int64_t lane = group % kExponentsPerInt;
     const auto packed = static_cast<std::uint32_t>(sf_.data<std::int32_t>()[index(group / kExponentsPerInt)]);
-    return power_of_exponent((packed >> (8 * lane)) & 0xFFu);
+    return fp8::power_of_exponent((packed >> (8 * lane)) & 0xFFu);
   }
 
  private:
@@ -85,12 +57,14 @@ class Scales {
 void quantise_row(std::span<const float> row, ScaleFormat format, Float8E4M3* out, const Scales& scales) {
   const auto hidden = static_cast<std::int64_t>(row.size());
   for (std::int64_t begin = 0; begin < hidden; begin += kGroup) {
-    const std::int64_t count = std::min(kGroup, hidden - begin);
-    float factor = largest_magnitude(row.data() + begin, count) / kLargestFp8;
-    if (format == ScaleFormat::kUE8M0) factor = round_up_to_power_of_two(factor);
+    const std::int64_t end = std::min(begin + kGroup, hidden);
+    float largest = fp8::kSmallestMagnitude;
+    for (std::int64_t i = begin; i < end; ++i)
+      largest = fp8::larger(largest, fp8::magnitude_of(row[static_cast<std::size_t>(i)]));
+    const float factor = fp8::factor_of(largest, format == ScaleFormat::kUE8M0);
     const float reciprocal = 1.0f / factor;
-    for (std::int64_t i = begin; i < begin + count; ++i)
-      out[i] = Float8E4M3(row[static_cast<std::size_t>(i)] * reciprocal);
+    for (std::int64_t i = begin; i < end; ++i)
+      out[i] = fp8::quantise(row[static_cast<std::size_t>(i)], reciprocal);
     scales.store(begin / kGroup, factor);
   }
 }
@@ -104,12 +78,14 @@ std::int64_t num_packs(std::int64_t hidden, DType dtype) {
 
 QuantisedRows cast_to_fp8(const Tensor& x, ScaleFormat format) {
   require_rows(x, "x");
+  require_element_type(x.dtype(), "x");
   const DType sf_dtype = format == ScaleFormat::kFloat32 ? DType::kFloat32 : DType::kInt32;
   const std::int64_t hidden = x.size(1);
-  QuantisedRows rows{Tensor::empty(x.shape(), DType::kFloat8E4M3),
-                     Tensor::zeros({x.size(0), num_packs(hidden, sf_dtype)}, sf_dtype)};
-  visit_rows(x.dtype(), "x", [&]<typename T>(T) {
-    if (x.num_elements() == 0) return;
+  const Shape sf_shape{x.size(0), num_packs(hidden, sf_dtype)};
+  if (!x.device().is_host()) return cast_to_fp8_on_device(x, sf_shape, sf_dtype);
+  QuantisedRows rows{Tensor::empty(x.shape(), DType::kFloat8E4M3), Tensor::zeros(sf_shape, sf_dtype)};
+  if (x.num_elements() == 0) return rows;
+  fp8::visit_rows(x.dtype(), [&]<typename T>(T) {
     std::vector<float> row(static_cast<std::size_t>(hidden));
     for (std::int64_t token = 0; token < x.size(0); ++token) {
       const T* from = x.data<T>() + token * x.stride(0);
@@ -129,16 +105,19 @@ Tensor cast_from_fp8(const Tensor& x, const Tensor& sf, DType dtype) {
                    "sf must be fp32 or int32, not {}", name_of(sf.dtype()));
   const Shape expected{x.size(0), num_packs(x.size(1), sf.dtype())};
   require_argument(sf.shape() == expected, "sf", "sf has shape {}, but must be {}", sf.shape(), expected);
+  require_element_type(dtype, "dtype");
+  require_argument(sf.device() == x.device(), "sf", "sf is in memory of {}, but x in memory of {}",
+                   sf.device().to_string(), x.device().to_string());
+  if (!x.device().is_host()) return cast_from_fp8_on_device(x, sf, dtype);
   Tensor rows = Tensor::empty(x.shape(), dtype);
-  visit_rows(dtype, "dtype", [&]<typename T>(T) {
-    if (x.num_elements() == 0) return;
+  if (x.num_elements() == 0) return rows;
+  fp8::visit_rows(dtype, [&]<typename T>(T) {
     for (std::int64_t token = 0; token < x.size(0); ++token) {
       const Float8E4M3* from = x.data<Float8E4M3>() + token * x.stride(0);
       T* to = rows.data<T>() + token * x.size(1);
       const Scales scales(sf, token);
-      for (std::int64_t i = 0; i < x.size(1); ++i) {
-        to[i] = T(static_cast<float>(from[i * x.stride(1)]) * scales.load(i / kGroup));
-      }
+      for (std::int64_t i = 0; i < x.size(1); ++i)
+        to[i] = T(fp8::restore(from[i * x.stride(1)], scales.load(i / kGroup)));
     }
   });
   return rows;
