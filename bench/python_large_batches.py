@@ -23,13 +23,11 @@ def rank_of(rank, options, job, results):
     torch.set_num_threads(1)
     comm = flexep.Communicator.from_job(job, rank, options.ranks)
     buffer = flexep.ElasticBuffer(comm, device=options.device)
-    if options.device == "cuda":
-        torch.set_default_device("cuda")
-    numbers = torch.Generator(torch.get_default_device()).manual_seed(rank)
-    x = torch.randn(options.tokens, options.hidden, generator=numbers).bfloat16()
+    drawn = {"generator": torch.Generator(options.device).manual_seed(rank), "device": options.device}
+    x = torch.randn(options.tokens, options.hidden, **drawn).bfloat16()
     routed = {
-        "topk_idx": torch.rand(options.tokens, options.experts, generator=numbers).topk(options.topk).indices,
-        "topk_weights": torch.rand(options.tokens, options.topk, generator=numbers),
+        "topk_idx": torch.rand(options.tokens, options.experts, **drawn).topk(options.topk).indices,
+        "topk_weights": torch.rand(options.tokens, options.topk, **drawn),
         "num_experts": options.experts,
     }
     received = buffer.dispatch(x, **routed)
@@ -53,7 +51,7 @@ def expert_outputs(buffer, rows, kinds):
     if "registered" not in kinds:
         return
     size = 2 << 20
-    memory = torch.empty((rows.numel() * 2 // size + 2) * size, dtype=torch.uint8)
+    memory = torch.empty((rows.numel() * 2 // size + 2) * size, dtype=torch.uint8, device=rows.device)
     memory = memory[-memory.data_ptr() % size :]
     with buffer.register_memory(memory[: len(memory) // size * size]):
         yield "registered", memory[: rows.numel() * 2].view(rows.dtype).view(rows.shape)
@@ -64,10 +62,11 @@ def measure(comm, options, call):
     for _ in range(options.warmup + options.iters):
         comm.barrier()
         begin = time.perf_counter_ns()
-        call()
+        result = call()
         if options.device == "cuda":
             torch.cuda.synchronize()
         spans.append((begin, time.perf_counter_ns()))
+        del result  # as in `flexep bench`, its end is not counted
     of_ranks = [json.loads(spans) for spans in comm.all_gather_bytes(json.dumps(spans).encode())]
     slowest = [
         max(end for _, end in spans) - min(begin for begin, _ in spans) for spans in zip(*of_ranks, strict=True)
