@@ -13,8 +13,6 @@ namespace {
 
 using conformance::first_mismatch;
 
-/// What memory holds where nothing has been written.
-constexpr int kPoison = 0xA5;
 /// Holes between rows of strided inputs.
 constexpr std::size_t kHoleBytes = 48;
 
@@ -54,7 +52,8 @@ CaseOnDevice::CaseOnDevice(DeviceGroup& group, const conformance::CaseSpec& spec
       num_local_experts_(spec.num_experts / spec.num_ranks()),
       regions_(static_cast<std::size_t>(spec.num_ranks())),
       plans_(static_cast<std::size_t>(spec.num_ranks())),
-      kept_ids_(static_cast<std::size_t>(spec.num_ranks())) {
+      kept_ids_(static_cast<std::size_t>(spec.num_ranks())),
+      metadata_(static_cast<std::size_t>(spec.num_ranks())) {
   clear();
 }
 
@@ -131,8 +130,11 @@ cuda::DispatchLaunch CaseOnDevice::launch_of(int rank, const reference::RankInpu
   const auto& received = is_cached ? expected_.cached_received[r] : expected_.received[r];
   const ReceiveSize size{static_cast<int>(expected_.received[r].recv_src_metadata.size(0)),
                          static_cast<int>(received.x.size(0))};
-  regions_[r] = {.format = launch.format, .num_bytes = OutputLayout(launch.format, size).num_bytes()};
+  const OutputLayout layout(launch.format, size);
+  regions_[r] = {.format = launch.format, .num_bytes = layout.num_bytes()};
   regions_[r].data = group_.shared(rank).take(regions_[r].num_bytes);
+  if (!is_cached) metadata_[r] = regions_[r].data + layout.metadata_offset();
+  if (is_cached) launch.metadata = reinterpret_cast<const std::int32_t*>(metadata_[r]);
   launch.header.region = group_.address(rank, regions_[r].data);
   launch.header.region_bytes = regions_[r].num_bytes;
   launch.header.num_max_tokens_per_rank = spec_.agreed_num_max_tokens();
@@ -283,7 +285,8 @@ cuda::CombineLaunch CaseOnDevice::combine_launch(int rank, bool is_staged) {
                              .allow_multiple_reduction = spec_.allow_multiple_reduction,
                              .dtype = input.x.dtype(),
                              .num_columns = static_cast<int>(input.x.size(1)),
-                             .weight_bytes = input.topk_weights ? size_of(input.topk_weights.dtype()) : 0};
+                             .weight_bytes = input.topk_weights ? size_of(input.topk_weights.dtype()) : 0,
+                             .allow_bulk_copies = options_.allow_bulk_copies};
   launch.header.fingerprint[0] = 3;
   stage_or_place(rank, is_staged, launch);
   for (std::size_t i = 0; i < 2; ++i) launch.bias[i] = memory.upload(input.bias[i]);

@@ -29,6 +29,10 @@ class CaseOnDevice {
   /// What a rank launches for its dispatch of the case's inputs.
   cuda::DispatchLaunch dispatch_launch(int rank);
   cuda::CombineLaunch combine_launch(int rank, bool is_staged);
+  const conformance::ExpectedResults& expected() const { return expected_; }
+
+  /// What memory holds where nothing has been written.
+  static constexpr int kPoison = 0xA5;
 
  private:
   /// A dispatch's output on one rank.
@@ -60,6 +64,7 @@ class CaseOnDevice {
   std::vector<Region> regions_;
   std::vector<std::byte*> plans_;
   std::vector<std::byte*> kept_ids_;
+  std::vector<std::byte*> metadata_;  ///< of the fresh dispatch
 };
 
 }  // namespace flexep::testing

@@ -12,8 +12,24 @@ namespace {
 
 constexpr std::size_t kStateBytes = 256;
 
+std::size_t states_offset(int num_ranks) {
+  const std::size_t pointers = 2 * static_cast<std::size_t>(num_ranks) * sizeof(std::byte*);
+  return (pointers + kStateBytes - 1) / kStateBytes * kStateBytes;
+}
+std::size_t links_offset(int num_ranks) {
+  return states_offset(num_ranks) + static_cast<std::size_t>(num_ranks) * kStateBytes;
+}
 std::size_t table_bytes(int num_ranks) {
-  return static_cast<std::size_t>(num_ranks) * (2 * sizeof(std::byte*) + kStateBytes) + kStateBytes;
+  return links_offset(num_ranks) + static_cast<std::size_t>(num_ranks * num_ranks);
+}
+
+/// [R, R]
+std::vector<std::uint8_t> links_between(int num_ranks, int ranks_per_memory) {
+  std::vector<std::uint8_t> links;
+  for (int i = 0; i < num_ranks; ++i) {
+    for (int j = 0; j < num_ranks; ++j) links.push_back(i / ranks_per_memory != j / ranks_per_memory);
+  }
+  return links;
 }
 
 }  // namespace
@@ -29,6 +45,7 @@ bool DeviceGroup::is_possible() {
 
 DeviceGroup::DeviceGroup(int num_ranks, const Sizes& sizes)
     : num_ranks_(num_ranks),
+      ranks_per_memory_(sizes.ranks_per_memory),
       timeout_ns_(sizes.timeout_ns),
       mailbox_{.num_ranks = num_ranks, .max_experts = sizes.max_experts},
       ranks_(static_cast<std::size_t>(num_ranks)),
@@ -51,6 +68,11 @@ DeviceGroup::DeviceGroup(int num_ranks, const Sizes& sizes)
   require(cudaMemcpy(tables_->data(), pointers.data(), pointers.size() * sizeof(std::byte*),
                      cudaMemcpyHostToDevice),
           "tables");
+  if (ranks_per_memory_ == 0) return;
+  const auto links = links_between(num_ranks, ranks_per_memory_);
+  require(cudaMemcpy(tables_->data() + links_offset(num_ranks), links.data(), links.size(),
+                     cudaMemcpyHostToDevice),
+          "links");
 }
 
 DeviceGroup::~DeviceGroup() {
@@ -64,17 +86,18 @@ DeviceGroup::~DeviceGroup() {
 cuda::Peers DeviceGroup::peers(int rank) const {
   auto* pointers = reinterpret_cast<std::byte**>(tables_->data());
   const auto num_ranks = static_cast<std::size_t>(num_ranks_);
-  const std::size_t states =
-      (2 * num_ranks * sizeof(std::byte*) + kStateBytes - 1) / kStateBytes * kStateBytes;
-  return {.rank = rank,
-          .num_ranks = num_ranks_,
-          .mailbox = mailbox_,
-          .mailboxes = pointers,
-          .segments = pointers + num_ranks,
-          .num_segments = 1,
-          .state = reinterpret_cast<cuda::DeviceState*>(tables_->data() + states +
-                                                        static_cast<std::size_t>(rank) * kStateBytes),
-          .timeout_ns = timeout_ns_};
+  std::byte* states = tables_->data() + states_offset(num_ranks_);
+  const auto* links = reinterpret_cast<const std::uint8_t*>(tables_->data() + links_offset(num_ranks_));
+  return {
+      .rank = rank,
+      .num_ranks = num_ranks_,
+      .mailbox = mailbox_,
+      .mailboxes = pointers,
+      .segments = pointers + num_ranks,
+      .num_segments = 1,
+      .is_across_link = ranks_per_memory_ == 0 ? nullptr : links + rank * num_ranks_,
+      .state = reinterpret_cast<cuda::DeviceState*>(states + static_cast<std::size_t>(rank) * kStateBytes),
+      .timeout_ns = timeout_ns_};
 }
 
 cuda::Reports DeviceGroup::reports(int rank, int num_local_experts) const {

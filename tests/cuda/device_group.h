@@ -22,6 +22,9 @@ class DeviceGroup {
     std::size_t private_bytes = std::size_t{64} << 20;  ///< of a rank
     int max_experts = 1024;
     std::uint64_t timeout_ns = 20'000'000'000;
+    /// So many neighbours are told that they share one memory, and that all others are across a link; 0 = all
+    /// share one.
+    int ranks_per_memory = 0;
   };
 
   DeviceGroup(int num_ranks, const Sizes& sizes);
@@ -71,11 +74,12 @@ class DeviceGroup {
 
   int num_ranks_;
   int num_device_sms_ = 0;
+  int ranks_per_memory_;
   std::uint64_t timeout_ns_;
   cuda::MailboxLayout mailbox_;
   std::size_t result_bytes_ = 0;
   std::vector<Rank> ranks_;
-  std::unique_ptr<DeviceMemory> tables_;  ///< [R] mailboxes, [R] segments, [R] states
+  std::unique_ptr<DeviceMemory> tables_;  ///< [R] mailboxes, [R] segments, [R] states, [R, R] links
 };
 
 }  // namespace flexep::testing

@@ -58,8 +58,9 @@ std::vector<std::int64_t> draw_ids(int rank, int num_tokens) {
 /// Rows that cross, all ranks together.
 struct Traffic {
   double num_tokens = 0;
-  double num_visits = 0;  ///< (token, rank)
-  double num_pairs = 0;   ///< (token, expert)
+  double num_visits = 0;      ///< (token, rank)
+  double num_pairs = 0;       ///< (token, expert)
+  double num_own_visits = 0;  ///< of them, those that stay on their rank
 };
 
 Traffic traffic_of(int num_tokens, int active_ranks) {
@@ -70,6 +71,7 @@ Traffic traffic_of(int num_tokens, int active_ranks) {
       unsigned ranks = 0;
       for (std::size_t k = 0; k < kTopk; ++k) ranks |= 1u << (ids[token + k] / (kExperts / kRanks));
       traffic.num_visits += __builtin_popcount(ranks);
+      traffic.num_own_visits += ranks >> rank & 1u;
     }
     traffic.num_tokens += num_tokens;
     traffic.num_pairs += num_tokens * kTopk;
@@ -157,7 +159,6 @@ class Bench {
     const Traffic traffic = traffic_of(bench.num_tokens, bench.active_ranks);
     const double rows = bench.do_expand ? traffic.num_pairs : traffic.num_visits;
     const double bytes = (traffic.num_tokens + rows) * kRowBytes;
-    const double staging = 2 * rows * kRowBytes;
     report(bench, "dispatch", bytes,
            [](const RankOfBench& r, cudaStream_t s) { return launch_dispatch(r.dispatch, s); });
     if (bench.do_expand) find_metadata();
@@ -165,12 +166,23 @@ class Bench {
            [](const RankOfBench& r, cudaStream_t s) { return launch_dispatch(r.cached, s); });
     report(bench, "combine", bytes,
            [](const RankOfBench& r, cudaStream_t s) { return launch_combine(r.combine, s); });
-    const double reduced = (traffic.num_tokens + 2 * traffic.num_visits + rows) * kRowBytes;
-    report(bench, "combine_staged", bench.do_expand ? reduced : bytes + staging,
+    report(bench, "combine_plain", bytes,
+           [](const RankOfBench& r, cudaStream_t s) { return launch_combine(plain(r.combine), s); });
+    // What stays on its rank is not staged.
+    const double staged = (traffic.num_visits - traffic.num_own_visits) * kRowBytes;
+    report(bench, "combine_staged", bytes + 2 * staged,
            [](const RankOfBench& r, cudaStream_t s) { return launch_combine(r.staged, s); });
+    report(bench, "combine_staged_plain", bytes + 2 * staged,
+           [](const RankOfBench& r, cudaStream_t s) { return launch_combine(plain(r.staged), s); });
   }
 
  private:
+  /// Without the copy engine: rows go straight into registers.
+  static cuda::CombineLaunch plain(cuda::CombineLaunch launch) {
+    launch.allow_bulk_copies = false;
+    return launch;
+  }
+
   void prepare(const BenchCase& bench) {
     ranks_.assign(kRanks, {});
     for (int rank = 0; rank < kRanks; ++rank) prepare_rank(bench, rank);

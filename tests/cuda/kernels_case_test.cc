@@ -27,6 +27,7 @@ class KernelCaseTest : public ::testing::TestWithParam<int> {
   CaseSpec fixed_case(bool do_expand) const {
     CaseSpec spec = draw_case(1, GetParam());
     spec.do_expand = spec.do_zero_padding = do_expand;
+    spec.do_cpu_sync = true;
     spec.max_recv_tokens.clear();
     spec.num_max_tokens_per_rank = 0;
     spec.num_tokens.assign(static_cast<std::size_t>(GetParam()), 60);
@@ -44,6 +45,16 @@ TEST_P(KernelCaseTest, RandomCasesGiveTheBitsOfTheReference) {
 TEST_P(KernelCaseTest, RowsThroughRegistersAreTheSame) {
   for (std::uint64_t seed = 100; seed < 120 && !HasFailure(); ++seed)
     expect_reference(draw_case(seed, GetParam()), {.num_sms = 3, .allow_bulk_copies = false});
+}
+
+TEST_P(KernelCaseTest, RowsAcrossLinksAreTheSame) {
+  for (const int ranks_per_memory : {1, 2}) {
+    group_ =
+        std::make_unique<DeviceGroup>(GetParam(), DeviceGroup::Sizes{.ranks_per_memory = ranks_per_memory});
+    for (std::uint64_t seed = 200; seed < 225 && !HasFailure(); ++seed)
+      expect_reference(draw_case(seed, GetParam()),
+                       {.num_sms = 1 + static_cast<int>(seed % 4), .allow_bulk_copies = seed % 5 != 0});
+  }
 }
 
 TEST_P(KernelCaseTest, ManyTokensOfLongRows) {
@@ -84,6 +95,7 @@ TEST(KernelLimitsTest, TensOfThousandsOfExperts) {
   DeviceGroup group(2, {.max_experts = 65536});
   for (const bool do_expand : {false, true}) {
     CaseSpec spec = draw_case(5, 2);
+    spec.do_cpu_sync = true;
     spec.max_recv_tokens.clear();
     spec.num_max_tokens_per_rank = 0;
     spec.num_experts = 65536;

@@ -26,6 +26,7 @@ class KernelErrorTest : public ::testing::Test {
     if (!DeviceGroup::is_possible()) GTEST_SKIP() << "no GPU of sm_90 or later";
     make_group(20'000'000'000);
     spec_ = conformance::draw_case(1, kRanks);
+    spec_.do_cpu_sync = true;
     spec_.num_tokens = {40, 50, 60};
     spec_.num_topk = 4;
     spec_.num_experts = 4 * kRanks;

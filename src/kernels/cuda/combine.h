@@ -34,8 +34,11 @@ struct CombineLaunch {
   DType dtype = DType::kBFloat16;  ///< is_summable()
   int num_columns = 0;             ///< row_bytes is a multiple of 16
   std::size_t weight_bytes = 0;    ///< 4 or 8; 0 = no weights
+  /// Rows come through shared memory, by the copy engine (from sm_90 on; false is the way of older GPUs): the
+  /// same bits, with several times as many bytes in flight for each multiprocessor.
+  bool allow_bulk_copies = true;
 
-  // Staging; null where nothing is to be staged.
+  // Staging; null where nothing is to be staged. What this rank itself reads may be left out of it.
   const std::byte* x = nullptr;             ///< [rows, H'] contiguous, 16-byte aligned
   std::byte* staged_x = nullptr;            ///< rows of x, or M rows where `metadata` is given
   const std::int32_t* metadata = nullptr;   ///< [M, K + 2] of the dispatch: stage L on the way

@@ -56,6 +56,10 @@ struct DispatchLaunch {
   /// int32 [El], to which the pairs that arrive (before drops) are added; null without.
   std::int32_t* cumulative_local_expert_recv_stats = nullptr;
 
+  /// [M, K + 2] of the dispatch that made the handle: for a cached one of the expanded layout, where some
+  /// peer is across a link.
+  const std::int32_t* metadata = nullptr;
+
   /// plan_layout.num_bytes(): written by a fresh dispatch, read by a cached one (which brings the plan of its
   /// handle).
   std::byte* plan = nullptr;

@@ -116,7 +116,7 @@ class Operation {
     peers.state->num_exchanges = exchange;
     peers.state->num_operations = number;
     peers.state->num_arrivals = 0;
-    peers.state->num_tokens_taken = 0;
+    for (std::uint32_t& num_taken : peers.state->num_items_taken) num_taken = 0;
   }
 
   const Peers& peers;
@@ -163,12 +163,22 @@ __device__ void publish_to_all(const Peers& peers, std::uint64_t value, SignalOf
 }
 
 /// "Everything that I store to you, or read from you, in this operation is done", from each rank to each. The
-/// speaker alone calls it, when all blocks are done. @return false when a rank did not come.
-__device__ inline bool exchange_done(const Operation& operation, MissingRanks& missing) {
+/// speaker alone calls it, when all blocks are done.
+__device__ inline void publish_done(const Operation& operation) {
   const Peers& peers = operation.peers;
-  const auto signal_of = [&](int source) { return peers.mailbox.done_signal(source); };
-  publish_to_all(peers, operation.number, signal_of);
-  return await_all(peers, operation.number, missing, signal_of);
+  publish_to_all(peers, operation.number, [&](int source) { return peers.mailbox.done_signal(source); });
+}
+
+/// Pairs with publish_done(). @return false when a rank did not come.
+__device__ inline bool await_done(const Operation& operation, MissingRanks& missing) {
+  const Peers& peers = operation.peers;
+  return await_all(peers, operation.number, missing,
+                   [&](int source) { return peers.mailbox.done_signal(source); });
+}
+
+__device__ inline bool exchange_done(const Operation& operation, MissingRanks& missing) {
+  publish_done(operation);
+  return await_done(operation, missing);
 }
 
 }  // namespace flexep::cuda

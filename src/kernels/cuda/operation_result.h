@@ -26,7 +26,7 @@ enum class Verdict : std::int32_t {
   kPoisoned,     ///< this rank alone: an earlier operation timed out
 };
 
-/// How the operation ended. Valid once the kernel has completed (event, stream).
+/// How the operation ended. Valid once the kernel has completed (event, stream), and not before.
 enum class Outcome : std::int32_t {
   kPending,
   kDone,      ///< all rows are there, or the verdict was not kGo

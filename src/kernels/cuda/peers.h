@@ -22,8 +22,9 @@ struct DeviceState {
   std::uint64_t num_exchanges = 0;   ///< headers sent so far: the same number on all ranks between operations
   std::uint64_t num_operations = 0;  ///< the number of the last operation is this
   std::uint32_t num_arrivals = 0;    ///< of blocks at the barriers of the running kernel; 0 between kernels
-  std::uint32_t num_tokens_taken = 0;  ///< of those that blocks deal out among themselves; 0 between kernels
-  std::uint32_t is_poisoned = 0;       ///< a wait timed out: this and all later kernels end at once
+  std::uint32_t num_items_taken[2] =
+      {};                         ///< of those that blocks deal out among themselves; 0 between kernels
+  std::uint32_t is_poisoned = 0;  ///< a wait timed out: this and all later kernels end at once
 };
 
 /// How a kernel reaches the other ranks. Pointers are valid on the device; everything lives as long as the
@@ -45,11 +46,14 @@ struct Peers {
   std::byte* const* segments = nullptr;
   int num_segments = 0;
   /// [R, num_registered], in pinned host memory: where this rank has mapped registered memory, segment
-  /// num_segments
-  /// + s of rank r at [r * num_registered + s]; null = not mapped. The host writes it while kernels run, and
-  /// before any rank names the segment in a header.
+  /// num_segments + s of rank r at [r * num_registered + s]; null = not mapped. The host writes it while
+  /// kernels run, and before any rank names the segment in a header.
   std::byte* const* registered = nullptr;
   int num_registered = 0;
+  /// [R], in device memory: 1 where rank r is reached across a link, 0 where it shares this rank's memory, as
+  /// itself does; r says the same of this rank. Null = all ranks share one memory. Rows cross a link as few
+  /// times as they can, at the price of copies behind it; the results are the same.
+  const std::uint8_t* is_across_link = nullptr;
   DeviceState* state = nullptr;
   /// The longest that a kernel waits for other ranks, at each of its waits.
   std::uint64_t timeout_ns = 0;

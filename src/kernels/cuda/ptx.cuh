@@ -70,12 +70,41 @@ __device__ inline void store_row16(std::byte* address, const uint4& v) {
                : "memory");
 }
 
-// ---- Bulk copies (sm_90 and later)
-// -------------------------------------------------------------------------
-
 __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
+
+/// 16 bytes of shared memory.
+__device__ inline uint4 load_shared16(std::uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// ---- Conversions: to nearest even, subnormals kept --------------------------------------------------------
+
+__device__ inline float float_of_half(std::uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+/// Two elements in one word, `low` in its lower half.
+__device__ inline std::uint32_t pack_half(float low, float high) {
+  std::uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+__device__ inline std::uint32_t pack_bfloat16(float low, float high) {
+  std::uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+
+// ---- Bulk copies (sm_90 and later) -----------------------------------------------------------------------
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 /// Whether this architecture has what follows.
@@ -96,12 +125,17 @@ __device__ inline void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-/// Loads `num_bytes`, a multiple of 16, into shared memory; `barrier` completes when they are there.
-__device__ inline void bulk_load(void* to, const std::byte* from, std::uint32_t num_bytes,
-                                 std::uint64_t* barrier) {
+/// The arrival, which announces that bulk loads of `num_bytes` will complete the barrier; they may have
+/// begun.
+__device__ inline void expect_bytes(std::uint64_t* barrier, std::uint32_t num_bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(num_bytes)
                : "memory");
+}
+
+/// Loads `num_bytes`, a multiple of 16, into shared memory; `barrier` counts them.
+__device__ inline void bulk_load(void* to, const std::byte* from, std::uint32_t num_bytes,
+                                 std::uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
           shared_address(to)),
@@ -148,6 +182,18 @@ __device__ inline void complete_bulk_stores() {
 
 #else
 constexpr bool kHasBulkCopies = false;
+// Named where there is no copy engine, called nowhere.
+__device__ void fence_async_proxy();
+__device__ void init_mbarrier(std::uint64_t* barrier);
+__device__ void fence_mbarrier_init();
+__device__ void expect_bytes(std::uint64_t* barrier, std::uint32_t num_bytes);
+__device__ void bulk_load(void* to, const std::byte* from, std::uint32_t num_bytes, std::uint64_t* barrier);
+__device__ void wait_mbarrier(std::uint64_t* barrier, std::uint32_t parity);
+__device__ void bulk_store(std::byte* to, const void* from, std::uint32_t num_bytes);
+__device__ void close_bulk_group();
+template <int kPending>
+__device__ void wait_bulk_read();
+__device__ void complete_bulk_stores();
 #endif
 
 }  // namespace flexep::cuda

@@ -6,6 +6,8 @@
 #include "kernels/cuda/combine.h"
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/row_sums.cuh"
+#include "kernels/cuda/weight.cuh"
+#include "kernels/cuda/work_deal.cuh"
 
 namespace flexep::cuda {
 
@@ -114,47 +116,57 @@ __device__ inline int list_terms(const PullJob& job, int token, const TermList& 
   return num_terms;
 }
 
-/// Each column's weight comes from the column's owner; 0 where there is none.
-__device__ inline void gather_weights(const PullJob& job, int token) {
-  const std::size_t weight_bytes = job.launch.weight_bytes;
-  for (int k = lane_in_warp(); k < job.num_topk; k += kWarpSize) {
-    const std::int64_t pair = job.pair(token, k);
+/// The tokens of a pull, or parts of them where there are more warps than tokens.
+class PulledTokens {
+ public:
+  /// @param num_workers  warps of the kernel that pull
+  __device__ PulledTokens(const PullJob& job, int num_tokens, const TermList& list, int worker,
+                          int num_workers)
+      : job_(job),
+        list_(list),
+        num_parts_(num_parts_of(job, num_tokens, num_workers)),
+        part_bytes_(ceil_div(ceil_div(job.row_bytes, RowPart::kStep), static_cast<std::size_t>(num_parts_)) *
+                    RowPart::kStep),
+        deal_(job.launch.peers.state->num_items_taken, num_tokens * num_parts_, worker, num_workers) {}
+
+  __device__ bool next(TokenSum& sum) {
+    const int item = deal_.next();
+    if (item < 0) return false;
+    const int token = item / num_parts_;
+    const std::size_t begin = static_cast<std::size_t>(item % num_parts_) * part_bytes_;
+    sum.terms = list_.terms;
+    sum.num_terms = list_terms(job_, token, list_, sum.in_groups);
+    sum.out = job_.launch.out_x + static_cast<std::size_t>(token) * job_.row_bytes;
+    sum.part = {begin, min(begin + part_bytes_, job_.row_bytes)};
+    return true;
+  }
+
+ private:
+  static __device__ int num_parts_of(const PullJob& job, int num_tokens, int num_workers) {
+    const auto most = static_cast<int>(ceil_div(job.row_bytes, RowPart::kStep));
+    return max(1, min(num_workers / max(num_tokens, 1), most));
+  }
+
+  const PullJob& job_;
+  TermList list_;
+  int num_parts_;
+  std::size_t part_bytes_;
+  WorkDeal deal_;
+};
+
+/// Each column's weight comes from the column's owner; 0 where there is none. Threads take pairs in turn.
+__device__ inline void gather_weights(const PullJob& job, int num_tokens, int thread, int num_threads) {
+  const std::int64_t num_pairs = static_cast<std::int64_t>(num_tokens) * job.num_topk;
+  for (std::int64_t pair = thread; pair < num_pairs; pair += num_threads) {
     const int owner = job.owner(pair);
     const std::int64_t index =
-        job.do_expand ? job.rows[pair] : static_cast<std::int64_t>(job.token_slots[pair]) * job.num_topk + k;
-    if (weight_bytes == 8) {
-      reinterpret_cast<std::uint64_t*>(job.launch.out_topk_weights)[pair] =
-          owner < 0 ? 0 : reinterpret_cast<const std::uint64_t*>(job.sources[owner].topk_weights)[index];
-    } else {
-      reinterpret_cast<std::uint32_t*>(job.launch.out_topk_weights)[pair] =
-          owner < 0 ? 0 : reinterpret_cast<const std::uint32_t*>(job.sources[owner].topk_weights)[index];
-    }
-  }
-}
-
-/// One part of a token's row; its weights go with the first.
-template <typename T>
-__device__ void pull_part(const PullJob& job, int token, const RowPart& part, const TermList& list) {
-  bool in_groups = false;
-  const int num_terms = list_terms(job, token, list, in_groups);
-  std::byte* out = job.launch.out_x + static_cast<std::size_t>(token) * job.row_bytes;
-  sum_rows<T>(list.terms, num_terms, in_groups, out, part);
-  if (job.launch.weight_bytes > 0 && part.begin == 0) gather_weights(job, token);
-  __syncwarp();
-}
-
-/// A warp takes a token, or a part of one where there are more warps than tokens.
-template <typename T>
-__device__ void pull_tokens(const PullJob& job, int num_tokens, const TermList& list) {
-  const int num_workers = num_blocks() * kNumWarps;
-  const int most_parts = static_cast<int>(ceil_div(job.row_bytes, RowPart::kStep));
-  const int num_parts = max(1, min(num_workers / max(num_tokens, 1), most_parts));
-  const std::size_t part_bytes = static_cast<std::size_t>(ceil_div(most_parts, num_parts)) * RowPart::kStep;
-  for (std::int64_t i = warp_in_block() * num_blocks() + block();
-       i < static_cast<std::int64_t>(num_tokens) * num_parts; i += num_workers) {
-    const std::size_t begin = static_cast<std::size_t>(i % num_parts) * part_bytes;
-    const std::size_t end = begin + part_bytes < job.row_bytes ? begin + part_bytes : job.row_bytes;
-    if (begin < end) pull_part<T>(job, static_cast<int>(i / num_parts), {begin, end}, list);
+        job.do_expand ? job.rows[pair]
+                      : static_cast<std::int64_t>(job.token_slots[pair]) * job.num_topk + pair % job.num_topk;
+    const std::size_t weight_bytes = job.launch.weight_bytes;
+    store_weight(job.launch.out_topk_weights, pair, weight_bytes,
+                 owner < 0
+                     ? nullptr
+                     : job.sources[owner].topk_weights + static_cast<std::size_t>(index) * weight_bytes);
   }
 }
 

@@ -18,17 +18,27 @@ struct PushJob {
   const std::int32_t* owners;  ///< [T, K], as PlanLayout has them
   const std::int32_t*
       rows;  ///< [T, K], row of the pair in its owner's output; token_slots in the compact layout
-  const PushTarget* targets;  ///< [R]
+  const PushTarget* targets;           ///< [R]
+  const std::uint8_t* is_across_link;  ///< [R], or null, as Peers has it
 
   __device__ std::int64_t pair(int token, int column) const {
     return static_cast<std::int64_t>(token) * num_topk + column;
   }
-  /// Where the pair's row goes, or null: in the compact layout the last pair with an owner stands for the
-  /// others.
-  __device__ std::byte* destination(std::int64_t pair) const {
-    const std::int32_t owner = owners[pair];
-    if (owner < 0 || (!do_expand && (owner & PlanLayout::kLastOfOwner) == 0)) return nullptr;
-    return targets[owner & ~PlanLayout::kLastOfOwner].x + static_cast<std::size_t>(rows[pair]) * row_bytes;
+  /// Whether the last pair with an owner stands for the others: in the compact layout, and where the owner
+  /// makes the rows of the others from it (fan_out.cuh).
+  __device__ bool crosses_once(int owner) const {
+    return !do_expand || (is_across_link != nullptr && is_across_link[owner] != 0);
+  }
+  __device__ const std::byte* source(int token) const {
+    return x + static_cast<std::size_t>(token) * x_stride;
+  }
+  /// Where the row of the token's pair goes, or null.
+  __device__ std::byte* destination(int token, int column) const {
+    const std::int32_t entry = owners[pair(token, column)];
+    if (entry < 0) return nullptr;
+    const int owner = entry & ~PlanLayout::kLastOfOwner;
+    if (entry == owner && crosses_once(owner)) return nullptr;
+    return targets[owner].x + static_cast<std::size_t>(rows[pair(token, column)]) * row_bytes;
   }
 };
 
@@ -45,6 +55,12 @@ struct BulkPush {
     int token;  ///< -1: there is nothing left
     std::uint32_t num_bytes;
     std::size_t offset;
+  };
+
+  /// The pipelines of a block; in shared memory.
+  struct Memory {
+    alignas(8) std::uint64_t barriers[kWarps * kStages];
+    Piece loaded[kWarps * kStages];
   };
 };
 
@@ -91,7 +107,7 @@ class TokenSource {
     if (!is_placed_ && !operation_.await_all_blocks()) return -1;
     is_placed_ = true;
     while (true) {
-      const auto ticket = static_cast<int>(atomicAdd(&operation_.peers.state->num_tokens_taken, 1u));
+      const auto ticket = static_cast<int>(atomicAdd(operation_.peers.state->num_items_taken, 1u));
       if (ticket >= num_rounds_ * num_blocks()) return -1;
       const TokenRange range = tokens_of_block(num_tokens_, ticket % num_blocks());
       const int token = begin_of_shared(range) + ticket / num_blocks();
@@ -107,16 +123,29 @@ class TokenSource {
   bool is_placed_ = false;
 };
 
+/// Before the first of the pipelines begins. Collective over the block.
+__device__ inline void prepare_pipelines(BulkPush::Memory& memory) {
+  if (thread_in_block() < BulkPush::kWarps * BulkPush::kStages)
+    init_mbarrier(memory.barriers + thread_in_block());
+  fence_mbarrier_init();
+  fence_async_proxy();  // something else lay where the stages are, and others have told us of rows
+  __syncthreads();
+}
+
 /// One warp's pipeline: loads run kStages - 1 pieces ahead of stores.
+///
+/// A job has num_topk, row_bytes, source(token) and destination(token, column), null where nothing goes;
+/// tokens.next() gives one lane the next token, or -1.
+template <typename Job, typename Tokens>
 class BulkPipeline {
  public:
-  __device__ BulkPipeline(const PushJob& job, const TokenSource& tokens, std::byte* stages,
-                          std::uint64_t* barriers, BulkPush::Piece* loaded, int warp)
+  __device__ BulkPipeline(const Job& job, const Tokens& tokens, std::byte* stages, BulkPush::Memory& memory,
+                          int warp)
       : job_(job),
         tokens_(tokens),
         stages_(stages + static_cast<std::size_t>(warp * BulkPush::kStages) * BulkPush::kStageBytes),
-        barriers_(barriers + warp * BulkPush::kStages),
-        loaded_(loaded + warp * BulkPush::kStages) {}
+        barriers_(memory.barriers + warp * BulkPush::kStages),
+        loaded_(memory.loaded + warp * BulkPush::kStages) {}
 
   __device__ void run() {
     for (int i = 0; i < BulkPush::kStages - 1; ++i) load(i);
@@ -146,7 +175,8 @@ class BulkPipeline {
       const std::size_t rest = job_.row_bytes - next_offset_;
       piece.num_bytes =
           rest < BulkPush::kStageBytes ? static_cast<std::uint32_t>(rest) : BulkPush::kStageBytes;
-      const std::byte* from = job_.x + static_cast<std::size_t>(token_) * job_.x_stride + next_offset_;
+      const std::byte* from = job_.source(token_) + next_offset_;
+      expect_bytes(barriers_ + stage(i), piece.num_bytes);
       bulk_load(memory_of(stage(i)), from, piece.num_bytes, barriers_ + stage(i));
       next_offset_ = piece.num_bytes == rest ? 0 : next_offset_ + piece.num_bytes;
     }
@@ -157,17 +187,17 @@ class BulkPipeline {
   __device__ void store(int i) const {
     const BulkPush::Piece piece = loaded_[stage(i)];
     const int lane = lane_in_warp();
-    std::byte* to = lane < job_.num_topk ? job_.destination(job_.pair(piece.token, lane)) : nullptr;
+    std::byte* to = lane < job_.num_topk ? job_.destination(piece.token, lane) : nullptr;
     wait_mbarrier(barriers_ + stage(i), static_cast<std::uint32_t>(i / BulkPush::kStages) & 1u);
     for (int k = lane; k < job_.num_topk; k += kWarpSize) {
-      if (k >= kWarpSize) to = job_.destination(job_.pair(piece.token, k));
+      if (k >= kWarpSize) to = job_.destination(piece.token, k);
       if (to != nullptr) bulk_store(to + piece.offset, memory_of(stage(i)), piece.num_bytes);
     }
     close_bulk_group();
   }
 
-  const PushJob& job_;
-  TokenSource tokens_;
+  const Job& job_;
+  Tokens tokens_;
   std::byte* stages_;
   std::uint64_t* barriers_;
   BulkPush::Piece* loaded_;
@@ -176,12 +206,13 @@ class BulkPipeline {
 };
 
 /// Rows through registers, for GPUs without a copy engine: a warp takes a token.
-__device__ inline void push_through_registers(const PushJob& job, const TokenRange& tokens, int worker,
-                                              int num_workers) {
+template <typename Job>
+__device__ void push_through_registers(const Job& job, const TokenRange& tokens, int worker,
+                                       int num_workers) {
   constexpr int kVectors = 4;  // in flight for each lane
   constexpr std::size_t kStep = kVectors * kWarpSize * sizeof(uint4);
   for (int token = tokens.begin + worker; token < tokens.end; token += num_workers) {
-    const std::byte* row = job.x + static_cast<std::size_t>(token) * job.x_stride;
+    const std::byte* row = job.source(token);
     for (std::size_t begin = 0; begin < job.row_bytes; begin += kStep) {
       uint4 values[kVectors];
       const std::size_t offset = begin + static_cast<std::size_t>(lane_in_warp()) * sizeof(uint4);
@@ -191,7 +222,7 @@ __device__ inline void push_through_registers(const PushJob& job, const TokenRan
         if (at < job.row_bytes) values[i] = load_row16(row + at);
       }
       for (int k = 0; k < job.num_topk; ++k) {
-        std::byte* to = job.destination(job.pair(token, k));
+        std::byte* to = job.destination(token, k);
         if (to == nullptr) continue;
 #pragma unroll
         for (int i = 0; i < kVectors; ++i) {

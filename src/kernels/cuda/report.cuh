@@ -94,8 +94,11 @@ __device__ inline void report_poisoned(const Operation& operation) {
   });
 }
 
-__device__ inline void report_done(const Operation& operation) {
-  if (thread_in_block() == 0) operation.reports.result->outcome = Outcome::kDone;
+/// The verdict of an operation that goes. Its outcome is that of a good end, and a bad end overwrites it: at
+/// the end, a store into the host's memory would hold up whatever the stream brings next.
+__device__ inline void report_go(OperationResult& result) {
+  result.verdict = Verdict::kGo;
+  result.outcome = Outcome::kDone;
 }
 
 }  // namespace flexep::cuda

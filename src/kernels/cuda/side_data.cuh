@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/push.cuh"
+#include "kernels/cuda/weight.cuh"
 
 namespace flexep::cuda {
 
@@ -29,18 +30,6 @@ __device__ inline void store_id(std::byte* ids, std::int64_t index, std::size_t 
     reinterpret_cast<std::int64_t*>(ids)[index] = id;
   } else {
     reinterpret_cast<std::int32_t*>(ids)[index] = static_cast<std::int32_t>(id);
-  }
-}
-
-/// Copies a weight bit for bit, or stores +0 where `from` is null.
-__device__ inline void store_weight(std::byte* weights, std::int64_t index, std::size_t weight_bytes,
-                                    const std::byte* from) {
-  if (weight_bytes == 8) {
-    reinterpret_cast<std::uint64_t*>(weights)[index] =
-        from == nullptr ? 0 : *reinterpret_cast<const std::uint64_t*>(from);
-  } else {
-    reinterpret_cast<std::uint32_t*>(weights)[index] =
-        from == nullptr ? 0 : *reinterpret_cast<const std::uint32_t*>(from);
   }
 }
 
@@ -93,7 +82,8 @@ __device__ inline void push_side_data_of(const SideData& side, int token, int co
   const PushTarget& target = side.job.targets[owner];
   const bool is_last = (side.job.owners[pair] & PlanLayout::kLastOfOwner) != 0;
   const bool do_expand = side.job.do_expand;
-  if (target.sf != nullptr && (do_expand || is_last)) push_scales(side, token, target, side.job.rows[pair]);
+  if (target.sf != nullptr && (is_last || !side.job.crosses_once(owner)))
+    push_scales(side, token, target, side.job.rows[pair]);
   if (do_expand && target.topk_weights != nullptr && lane_in_warp() == 0)
     store_weight(target.topk_weights, side.job.rows[pair], side.launch.format.weight_bytes,
                  weight_of(side, pair));
@@ -103,11 +93,12 @@ __device__ inline void push_side_data_of(const SideData& side, int token, int co
   if (target.metadata != nullptr) push_metadata(side, token, column, owner, slot);
 }
 
-/// A warp takes a token.
+/// A warp takes a pair.
 __device__ inline void push_side_data(const SideData& side, int worker, int num_workers) {
-  for (int token = side.tokens.begin + worker; token < side.tokens.end; token += num_workers) {
-    for (int k = 0; k < side.job.num_topk; ++k) push_side_data_of(side, token, k);
-  }
+  const int num_topk = side.job.num_topk;
+  const int num_pairs = (side.tokens.end - side.tokens.begin) * num_topk;
+  for (int i = worker; i < num_pairs; i += num_workers)
+    push_side_data_of(side, side.tokens.begin + i / num_topk, i % num_topk);
 }
 
 __device__ inline void zero_row(const DispatchLaunch& launch, const PushTarget& own, std::int64_t row) {
