@@ -178,12 +178,14 @@ def _zero_gaps(rows: torch.Tensor | None, handle: DispatchHandle) -> None:
         return
     if not handle.do_expand:
         num_tokens = int(to_torch(handle.psum_num_recv_tokens_per_rank)[-1])
-        rows[num_tokens:] = 0
+        if num_tokens < rows.size(0):
+            rows[num_tokens:] = 0
         return
     starts = to_torch(handle.expert_start_rows).tolist()
     counts = to_torch(handle.num_recv_tokens_per_expert).tolist()
     for start, count, end in zip(starts, counts, [*starts[1:], rows.size(0)], strict=True):
-        rows[start + count : end] = 0
+        if start + count < end:
+            rows[start + count : end] = 0
 
 
 def _extended(rows: torch.Tensor | None, num_rows: int) -> torch.Tensor | None:
