@@ -49,13 +49,14 @@ def calls(device):
 
 def median_us(call, device):
     """(until its results are there, until the call returns)."""
+    stream = torch.cuda.current_stream() if device == "cuda" else None
     spans = []
     for _ in range(CALLS):
         begin = time.perf_counter_ns()
         result = call()
         returned = time.perf_counter_ns()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        if stream is not None:
+            stream.synchronize()
         spans.append((time.perf_counter_ns() - begin, returned - begin))
         del result  # as in `flexep bench`, its end is not counted
     return [statistics.median(times) / 1000 for times in zip(*spans, strict=True)]
