@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The MoE layer on a GPU against the same layer on the CPU. Ranks are threads that share the GPU.
+// The MoE layer on a GPU against the same layer on the CPU.
 #include "flexep/moe/moe_layer.h"
 
 #include <gtest/gtest.h>
@@ -226,9 +226,9 @@ TEST_P(CudaMoeLayerTest, MicrobatchesMayBeInFlightTogetherOnAStreamOfTheProgram)
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Divisions, CudaMoeLayerTest,
-                         ::testing::Values(Division{1, 1, true}, Division{1, 2, true}, Division{1, 4, true},
-                                           Division{2, 2, true}),
+// One rank: where ranks are threads, cuBLAS may load a kernel, which waits for the whole GPU, while another
+// rank's kernel waits for this one (docs/moe.md). Ranks that are processes are tested with moe_lm.
+INSTANTIATE_TEST_SUITE_P(Divisions, CudaMoeLayerTest, ::testing::Values(Division{1, 1, true}),
                          [](const auto& division) { return testing::name_of(division.param); });
 
 class CudaMoeLayerErrorsTest : public ::testing::Test {

@@ -58,7 +58,7 @@ TEST(JobTest, OnAGpuItLearnsWhatItLearnsOnTheCpu) {
   Job probe(kSmall + on_gpu + Arguments{"--ranks", "1", "--steps", "1", "--transport", "in_process"});
   if (probe.wait() != 0 && probe.err().find("--device cuda: ") != std::string::npos)
     GTEST_SKIP() << probe.err();
-  const Arguments arguments = {"--ranks", "2", "--steps", "20", "--transport", "in_process"};
+  const Arguments arguments = {"--ranks", "2", "--steps", "20"};  // processes, see docs/moe.md
   const auto expected = result_of(arguments)["train_loss"].get<std::vector<double>>();
   const auto losses = result_of(arguments + on_gpu)["train_loss"].get<std::vector<double>>();
   ASSERT_EQ(losses.size(), expected.size());

@@ -10,7 +10,7 @@ namespace flexep::moe::on_cuda {
 /// are accumulated in fp32, others in their own type. Used by one thread at a time.
 ///
 /// The products of experts are started one after the other. cuBLAS's grouped product would be one call, but
-/// takes two times as long on an H200 for 32 experts of 1024 rows (bf16, hidden 7168, F 2048).
+/// takes two times as long for 32 experts of 1024 rows (bf16, hidden 7168, F 2048).
 class CublasProducts {
  public:
   /// Allocates. @throws CudaError.

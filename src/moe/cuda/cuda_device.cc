@@ -107,7 +107,12 @@ class CudaDevice final : public ComputeDevice {
 
 std::shared_ptr<const ComputeDevice> make_cuda_device(Device device) {
   const CurrentDevice here(device.index);
-  return std::make_shared<const CudaDevice>(device);
+  const auto made = std::make_shared<const CudaDevice>(device);
+  // A first kernel on a stream, and a first product, may wait for all that runs on the GPU: now nothing does.
+  const Tensor one = made->ones({1, 1}, DType::kFloat32);
+  made->multiply(one, one, made->empty({1, 1}, DType::kFloat32));
+  made->to_host(one);
+  return made;
 }
 
 }  // namespace flexep::moe
