@@ -12,7 +12,8 @@
 /// An operation of an ElasticBuffer with config.device = Device::cuda(i) takes its inputs in the order of the
 /// calling thread's current stream, and that stream finds the outputs: it waits for the operation, or, if the
 /// operation is asynchronous, for the event when the program says so. The operation itself runs on a
-/// communication stream, one for each rank (thread) and GPU. Memory goes back to the arena in stream order,
+/// communication stream, one for each rank (thread) and GPU. While the current stream is captured into a CUDA
+/// graph, operations without host sync are, too: docs/cuda.md. Memory goes back to the arena in stream order,
 /// too: a tensor may be dropped while the stream that was current at its operation still has work for it. Who
 /// uses it on another stream says so with record_stream, or keeps it until that has passed. A stream lives
 /// longer than the tensors that it uses.

@@ -268,7 +268,8 @@ class ElasticBuffer {
 
   /// Waits for this rank's operations in flight and throws the first error of a dispatch without host sync
   /// that nobody has heard of yet: InvalidArgument on the rank that passed something wrong, PeerError on the
-  /// others, CollectiveMismatch. Not collective. The buffer stays usable.
+  /// others, CollectiveMismatch. Not collective. The buffer stays usable. On a GPU the same for combines,
+  /// cached dispatches, and replays of captured operations that have completed.
   void check();
 
   /// The moment at which everything is done that the calling thread has done so far.

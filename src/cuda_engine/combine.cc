@@ -31,12 +31,12 @@ CombineResult Combine::run() {
     for (Tensor& bias : args_.bias) bias = dense(bias);
   });
   const std::shared_ptr<Flight> flight = launch();
-  flight->keep(std::make_shared<const CombineArgs>(args_));
   if (is_captured_) {
-    flight->keep(std::make_shared<const CombineResult>(result_));
+    for (const Tensor& part : {result_.x, result_.topk_weights}) flight->keep(part.owner());
     flight->keep(std::make_shared<const DeviceArena::Block>(std::move(staged_x_)));
     flight->keep(std::make_shared<const DeviceArena::Block>(std::move(staged_weights_)));
   } else {
+    flight->keep(std::make_shared<const CombineArgs>(args_));
     for (const auto& use : registered_) use->ends_at(flight);
     count_when_done(*flight);
   }

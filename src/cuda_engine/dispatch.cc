@@ -44,11 +44,10 @@ DispatchResult Dispatch::run(const std::exception_ptr& unheard) {
     fresh->num_max_tokens_per_rank = flight->result().num_max_tokens_per_rank;
   }
   make_outputs();
-  flight->keep(std::make_shared<const DispatchArgs>(args_));
   if (is_captured_) {
-    flight->keep(std::make_shared<const DispatchResult>(result_));
-    flight->keep(group_.workspace);
+    keep_outputs(*flight);
   } else {
+    flight->keep(std::make_shared<const DispatchArgs>(args_));
     count_when_done(*flight);
   }
   result_.event = let_follow(flight, args_.async_with_compute_stream);
@@ -56,6 +55,15 @@ DispatchResult Dispatch::run(const std::exception_ptr& unheard) {
   if (fresh && !waits_for_sizes_)
     result_.event = Event(std::static_pointer_cast<const Event::Moment>(flight));
   return result_;
+}
+
+// What was taken from the arena while capturing, and nothing else: its inputs, and the streams on which they
+// go back to where they came from, are the program's.
+void Dispatch::keep_outputs(Flight& flight) const {
+  for (const Tensor& part : {result_.x, result_.sf, result_.topk_idx, result_.topk_weights})
+    flight.keep(part.owner());
+  flight.keep(fresh_);
+  flight.keep(group_.workspace);
 }
 
 void Dispatch::count_when_done(Flight& flight) const {

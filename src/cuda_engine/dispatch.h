@@ -26,6 +26,7 @@ class Dispatch final : Operation {
   std::shared_ptr<Flight> launch_until_it_fits();
   void make_region_large_enough(const Flight& flight);
   void make_outputs();
+  void keep_outputs(Flight& flight) const;
   void count_when_done(Flight& flight) const;
   std::size_t bytes_needed(const ReceiveSize& size) const {
     return OutputLayout(request_.format, size).num_bytes();

@@ -96,6 +96,7 @@ Tensor Operation::dense(const Tensor& tensor) const {
   if (is_dense(tensor)) return tensor;
   Tensor copy = group_.local->make_tensor(reserve_local(tensor.num_bytes()), tensor.shape(), tensor.dtype());
   copy_dense(tensor, static_cast<std::byte*>(copy.data()), group_.stream());
+  if (is_captured_) keep_with_graph_of(group_.stream(), copy.owner());
   return copy;
 }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <latch>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -30,6 +31,7 @@ using flexep::testing::CapturedGraph;
 using flexep::testing::PinnedTensor;
 using flexep::testing::require;
 using flexep::testing::TestStream;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr int kHidden = 64;
@@ -271,6 +273,35 @@ TEST_F(CudaGraphTest, MoreTokensThanTheTensorsHoldAreAnErrorOfTheReplay) {
           num_tokens == kMaxTokens ? "no error" : fmt::format("rank 0 has {} tokens", num_tokens);
       EXPECT_THAT(text_of_check(rank.buffer()), HasSubstr(expected));
     }
+  });
+}
+
+TEST_F(CudaGraphTest, ARankThatDoesNotReplayIsNamedByCheck) {
+  std::latch rank_0_has_given_up(1);
+  in_process(2,
+             [&](Communicator& comm) {
+               Rank rank(comm);
+               if (comm.rank() == 0) {
+                 rank.replay(Step(0, 0));
+                 try {
+                   rank.buffer().check();
+                   ADD_FAILURE() << "rank 1 has not come";
+                 } catch (const TimeoutError& error) {
+                   EXPECT_THAT(error.missing_ranks(), ElementsAre(1));
+                   EXPECT_EQ(error.operation(), "dispatch");
+                 }
+                 rank.replay(Step(1, 0));
+                 EXPECT_THROW(rank.buffer().check(), TransportError);
+                 rank_0_has_given_up.count_down();
+               }
+               rank_0_has_given_up.wait();
+             },
+             {.timeout = std::chrono::seconds(2)});
+  // The GPU works for the next buffer.
+  in_process(2, [](Communicator& comm) {
+    Rank rank(comm);
+    rank.replay(Step(0, comm.rank()));
+    EXPECT_EQ(rank.first_error(0), "");
   });
 }
 

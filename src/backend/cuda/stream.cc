@@ -22,6 +22,17 @@ class EventPool {
     return *pool;
   }
 
+  /// An event of the current device.
+  std::shared_ptr<CUevent_st> take() {
+    int device = 0;
+    check(cudaGetDevice(&device), "name the current device");
+    return {take(device), [this, device](cudaEvent_t event) {
+              const std::lock_guard lock(mutex_);
+              idle_[device].push_back(event);
+            }};
+  }
+
+ private:
   cudaEvent_t take(int device) {
     {
       const std::lock_guard lock(mutex_);
@@ -35,12 +46,7 @@ class EventPool {
     check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "make an event");
     return event;
   }
-  void give_back(int device, cudaEvent_t event) {
-    const std::lock_guard lock(mutex_);
-    idle_[device].push_back(event);
-  }
 
- private:
   std::mutex mutex_;
   std::map<int, std::vector<cudaEvent_t>> idle_;
 };
@@ -71,27 +77,21 @@ DeviceGuard::~DeviceGuard() {
   if (device_ != previous_) cudaSetDevice(previous_);
 }
 
-StreamEvent::StreamEvent(cudaStream_t stream) : stream_(stream) {
+StreamEvent::StreamEvent(cudaStream_t stream)
+    : stream_(stream), is_captured_(is_captured(stream)), event_(EventPool::instance().take()) {
   static std::atomic<std::uint64_t> num_points{0};
-  check(cudaGetDevice(&device_), "name the current device");
-  is_captured_ = is_captured(stream);
   if (!is_captured_) stream_id_ = id_of(stream);
-  event_ = EventPool::instance().take(device_);
   number_ = ++num_points;
-  const cudaError_t error = cudaEventRecord(event_, stream);
-  if (error != cudaSuccess) EventPool::instance().give_back(device_, event_);
-  check(error, "record an event");
-}
-
-StreamEvent::~StreamEvent() {
-  EventPool::instance().give_back(device_, event_);
+  check(cudaEventRecord(event_.get(), stream), "record an event");
+  // The capture refers to its events until it ends: they are recorded anew only after.
+  if (is_captured_) keep_with_graph_of(stream, event_);
 }
 
 bool StreamEvent::is_done() const {
   if (is_captured_)
     throw InvalidArgument("event", "this event belongs to a graph: only a stream can wait for it");
   const RelaxedCapture relaxed;
-  const cudaError_t state = cudaEventQuery(event_);
+  const cudaError_t state = cudaEventQuery(event_.get());
   if (state == cudaErrorNotReady) return false;
   check(state, "finish what was started on the device");
   return true;
@@ -100,13 +100,13 @@ bool StreamEvent::is_done() const {
 void StreamEvent::wait() const {
   if (is_done()) return;
   const RelaxedCapture relaxed;
-  check(cudaEventSynchronize(event_), "finish what was started on the device");
+  check(cudaEventSynchronize(event_.get()), "finish what was started on the device");
 }
 
 void StreamEvent::hold_back(cudaStream_t stream) const {
   if (!is_captured_ && is_captured(stream)) return wait();
   if (is_on(stream)) return;
-  check(cudaStreamWaitEvent(stream, event_), "let a stream wait");
+  check(cudaStreamWaitEvent(stream, event_.get()), "let a stream wait");
 }
 
 bool StreamEvent::is_on(cudaStream_t stream) const {

@@ -27,7 +27,6 @@ class StreamEvent {
   /// The end of what `stream` has been given so far. Where the stream is being captured, the point is one of
   /// the graph, and nobody else's. @throws CudaError.
   explicit StreamEvent(cudaStream_t stream);
-  ~StreamEvent();
   StreamEvent(const StreamEvent&) = delete;
   StreamEvent& operator=(const StreamEvent&) = delete;
 
@@ -47,12 +46,11 @@ class StreamEvent {
  private:
   bool is_on(cudaStream_t stream) const;
 
-  int device_ = 0;
   cudaStream_t stream_ = nullptr;
   unsigned long long stream_id_ = 0;  ///< CUDA's, of a stream that was not captured
   std::uint64_t number_ = 0;          ///< later points of a stream have larger ones
   bool is_captured_ = false;
-  cudaEvent_t event_ = nullptr;
+  std::shared_ptr<CUevent_st> event_;
 };
 
 /// The communication stream of this thread, which is a rank, on the current device: one for all its buffers,

@@ -41,6 +41,7 @@ std::int64_t thread_cpu_ns();
 template <typename Body>
 Span timed(Communicator& comm, Body body) {
   comm.barrier();
+  comm.barrier();  // who had to be woken in the first is awake in the second: ranks begin together
   const std::int64_t begin = now_ns(), cpu_begin = thread_cpu_ns();
   body();
   return {begin, now_ns(), thread_cpu_ns() - cpu_begin};
