@@ -92,6 +92,7 @@ run_tests() {
   done
   step "stress, 2 ranks" "$stress" --ranks 2 --rounds $((rounds / 10))
   step "stress, 8 ranks" "$stress" --ranks 8 --rounds "$rounds"
+  step "stress, 4 ranks, pinned host memory" "$stress" --ranks 4 --rounds $((rounds / 20)) --memory pinned_host
   for tool in memcheck initcheck synccheck racecheck; do step "$tool" sanitize "$tool"; done
 
   start_mps

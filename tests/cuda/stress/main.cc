@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <string>
 
 #include "cuda/stress/stress_rank.h"
 #include "cuda_devices.h"
+#include "device.h"
 #include "flexep/env.h"
 
 namespace {
@@ -23,6 +25,7 @@ struct Options {
   int num_rounds = 300;
   int first_round = 0;
   std::uint64_t seed = 1;
+  std::string memory = "device";
 };
 
 CommunicatorOptions communicator_options() {
@@ -51,7 +54,7 @@ struct Outcome {
 /// All rounds on one rank. @return whether nothing was wrong on any.
 bool run_rank(Communicator& comm, const Options& options) {
   const auto begin = std::chrono::steady_clock::now();
-  StressRank rank(comm, options.seed);
+  StressRank rank(comm, options.seed, tool::arena_memory_of(options.memory));
   for (int i = 0; i < options.num_rounds; ++i)
     rank.run(draw_round(options.seed, options.first_round + i, comm.num_ranks()));
   rank.finish();
@@ -105,6 +108,7 @@ int main(int argc, char** argv) {
   app.add_option("--first-round", options.first_round, "The number of the first round")
       ->capture_default_str();
   app.add_option("--seed", options.seed, "Decides all rounds")->capture_default_str();
+  app.add_option("--memory", options.memory, "Of arenas: device or pinned_host")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {
     return run(options);

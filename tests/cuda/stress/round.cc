@@ -80,8 +80,8 @@ Manner draw_manner(std::uint64_t seed, int round_idx, int rank) {
   manner.is_combine_async = random.one_in(3);
   manner.follows_other_stream = random.one_in(4);
   manner.has_arena_input = random.one_in(2);
-  manner.expert_output =
-      random.one_of({ExpertOutput::kInPlace, ExpertOutput::kArena, ExpertOutput::kOrdinary});
+  manner.expert_output = random.one_of(
+      {ExpertOutput::kInPlace, ExpertOutput::kArena, ExpertOutput::kOrdinary, ExpertOutput::kRegistered});
   return manner;
 }
 

@@ -18,7 +18,7 @@ constexpr int kNumBuffers = 2;
 /// A round's combine comes at most so many rounds after its dispatch.
 constexpr int kMaxDelay = 3;
 
-enum class ExpertOutput { kInPlace, kArena, kOrdinary };
+enum class ExpertOutput { kInPlace, kArena, kOrdinary, kRegistered };
 
 /// What the ranks of a group do together: one dispatch, perhaps another with its handle, and, now or some
 /// rounds later, a combine. A function of (seed, idx, number of ranks), drawn by every rank for itself.

@@ -16,6 +16,8 @@ namespace {
 using testing::require;
 
 const Device kGpu = Device::cuda(0);
+/// Holds the rows of all rounds but the largest.
+constexpr std::size_t kRegisteredBytes = std::size_t{8} << 20;
 
 Rows rows_of(const Tensor& x, int num_rows) {
   return {.data = x.data(), .dtype = x.dtype(), .num_rows = num_rows, .hidden = static_cast<int>(x.size(1))};
@@ -28,9 +30,15 @@ void fill(const Tensor& tensor, int byte) {
 
 }  // namespace
 
-StressRank::StressRank(const Communicator& comm, std::uint64_t seed) : comm_(comm), seed_(seed) {
+StressRank::StressRank(const Communicator& comm, std::uint64_t seed, ArenaMemory arena_memory)
+    : comm_(comm), seed_(seed) {
   require(cudaMalloc(reinterpret_cast<void**>(&findings_), sizeof(Findings)), "cudaMalloc");
   require(cudaMemset(findings_, 0, sizeof(Findings)), "cudaMemset");
+  for (auto& memory : memory_to_register_) {
+    void* begin = nullptr;
+    require(cudaMalloc(&begin, kRegisteredBytes), "cudaMalloc");
+    memory = {static_cast<std::byte*>(begin), [](std::byte* freed) { cudaFree(freed); }};
+  }
   load_row_kernels();
   for (cudaStream_t& stream : streams_) {
     require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -40,14 +48,17 @@ StressRank::StressRank(const Communicator& comm, std::uint64_t seed) : comm_(com
   comm_.barrier();  // before the first kernel that waits for another rank
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
     buffers_[i] = std::make_unique<ElasticBuffer>(
-        comm_,
-        ElasticBufferConfig{
-            .device = kGpu, .num_max_tokens_per_rank = kNoSyncMaxTokens, .allow_multiple_reduction = i == 0});
+        comm_, ElasticBufferConfig{.device = kGpu,
+                                   .num_max_tokens_per_rank = kNoSyncMaxTokens,
+                                   .allow_multiple_reduction = i == 0,
+                                   .arena_memory = arena_memory});
+    registrations_[i] = buffers_[i]->register_memory(memory_to_register_[i].get(), kRegisteredBytes);
   }
 }
 
 StressRank::~StressRank() {
   pending_.clear();
+  for (auto& registration : registrations_) registration = {};
   for (auto& buffer : buffers_) buffer.reset();
   for (cudaStream_t stream : streams_) cudaStreamSynchronize(stream);
   // Streams outlive the tensors that were used on them.
@@ -183,7 +194,9 @@ void StressRank::dispatch_cached(const Round& round, const Manner& manner, const
 Tensor StressRank::expert_outputs(const Pending& pending) {
   const Tensor& x = pending.received.x;
   Tensor y = x;
-  if (pending.manner.expert_output != ExpertOutput::kInPlace) {
+  if (pending.manner.expert_output == ExpertOutput::kRegistered) {
+    if (const Tensor place = registered(pending.round, x)) y = place;
+  } else if (pending.manner.expert_output != ExpertOutput::kInPlace) {
     y = pending.manner.expert_output == ExpertOutput::kArena
             ? buffer(pending.round).empty(x.shape(), x.dtype())
             : cuda::empty(x.shape(), x.dtype(), kGpu);
@@ -191,6 +204,16 @@ Tensor StressRank::expert_outputs(const Pending& pending) {
   }
   run_experts(rows_of(y, pending.num_rows), x.data(), pending.expert_scales, cuda::current_stream());
   return y;
+}
+
+// Used again by the next round that has it: this rank's combine before has ended in stream order, so that
+// nobody reads it any more. What went before on the other stream has, too, once that has been waited for.
+Tensor StressRank::registered(const Round& round, const Tensor& like) {
+  const auto buffer_idx = static_cast<std::size_t>(round.buffer_idx);
+  if (like.num_bytes() > kRegisteredBytes) return {};
+  if (last_use_[buffer_idx]) cuda::wait(last_use_[buffer_idx]);
+  const auto& memory = memory_to_register_[buffer_idx];
+  return Tensor::from_memory(memory.get(), like.shape(), like.dtype(), memory, kGpu);
 }
 
 void StressRank::combine(Pending& pending) {
@@ -207,6 +230,8 @@ void StressRank::combine(Pending& pending) {
                                               .num_sms = manner.num_sms,
                                               .async_with_compute_stream = manner.is_combine_async});
   if (!manner.is_combine_async) spoil(y);
+  if (manner.expert_output == ExpertOutput::kRegistered)
+    last_use_[static_cast<std::size_t>(round.buffer_idx)] = sums.event ? sums.event : cuda::capture();
   y = {};
   pending.received = {};
 

@@ -20,7 +20,7 @@ namespace flexep::stress {
 class StressRank {
  public:
   /// Collective.
-  StressRank(const Communicator& comm, std::uint64_t seed);
+  StressRank(const Communicator& comm, std::uint64_t seed, ArenaMemory arena_memory);
   ~StressRank();
 
   /// The dispatches of the round, and the combines that are due. Collective.
@@ -61,6 +61,8 @@ class StressRank {
   void dispatch_cached(const Round& round, const Manner& manner, const DispatchHandle& handle);
   void combine(Pending& pending);
   Tensor expert_outputs(const Pending& pending);
+  /// In registered memory; none where it does not fit.
+  Tensor registered(const Round& round, const Tensor& like);
   void poison_free_memory(const Round& round, std::size_t num_bytes);
   static void spoil(const Tensor& tensor);
 
@@ -75,11 +77,15 @@ class StressRank {
   Communicator comm_;
   std::uint64_t seed_;
   Streams streams_{};
+  std::array<std::shared_ptr<std::byte>, kNumBuffers>
+      memory_to_register_;  ///< freed when nothing is in flight
   std::array<std::unique_ptr<ElasticBuffer>, kNumBuffers> buffers_;
+  std::array<RegisteredMemory, kNumBuffers> registrations_;
   std::array<RoundMemory, kMaxDelay + 5> memories_;
   RoundMemory* memory_ = nullptr;  ///< of the round that is being enqueued
   std::deque<Pending> pending_;
-  Findings* findings_ = nullptr;  ///< in device memory
+  std::array<Event, kNumBuffers> last_use_;  ///< of registered memory
+  Findings* findings_ = nullptr;             ///< in device memory
   unsigned long long num_to_compare_ = 0;
 };
 

@@ -111,6 +111,8 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
       "with every dispatcher; its router decides the routing)")
       ->delimiter(',');
   add("--input", options->input, "Where inputs lie: arena, ordinary or registered memory");
+  add("--memory", options->memory,
+      "Of a GPU's ranks for rows: device, or pinned_host, over PCIe; the floor is then a copy over PCIe");
   add("--sync", options->sync,
       "host: a dispatch waits for the counts, and its outputs have the size that arrives; none: it does not, "
       "and they have room for all that may arrive");

@@ -168,6 +168,7 @@ ElasticBufferConfig config_of(const BenchOptions& options, Device device) {
   return {.device = device,
           .num_max_tokens_per_rank = options.do_cpu_sync() ? 0 : options.num_tokens,
           .num_sms = options.num_sms,
+          .arena_memory = arena_memory_of(options.memory),
           .network = {.allow_hybrid_mode = options.mode == "hybrid"}};
 }
 

@@ -140,6 +140,9 @@ void validate(const BenchOptions& options) {
   require_one_of("--transport", options.transport, {"shm", "in_process", "mpi"});
   require_one_of("--layout", options.layout, {"compact", "expanded"});
   require_one_of("--input", options.input, {"arena", "ordinary", "registered"});
+  arena_memory_of(options.memory);
+  require(options.memory == "device" || options.device == "cuda", "--memory", options.memory,
+          "the CPU has one kind");
   require_one_of("--sync", options.sync, {"host", "none"});
   validate_shape(options);
   validate_domains(options);

@@ -27,6 +27,7 @@ struct BenchOptions {
   std::string layout = "compact";
   std::vector<std::string> ops = {"dispatch", "cached_dispatch", "combine", "round_trip"};
   std::string input = "arena";
+  std::string memory = "device";
   std::string sync = "host";
   int num_ops_per_graph = 0;  ///< 0 = operations are called one by one
   int num_active_ranks = 0;   ///< ranks that have tokens, the first ones; 0 = all

@@ -8,7 +8,8 @@
 namespace flexep::tool {
 
 /// On a GPU: a copy from device memory to device memory that reads and writes as many bytes as the operation
-/// has to, by all ranks at a time. @throws NotAvailable in a build without CUDA.
+/// has to, by all ranks at a time; over PCIe where rows lie in host memory. @throws NotAvailable in a build
+/// without CUDA.
 std::unique_ptr<Floor> make_copy_floor(const Workload& workload, const BenchOptions& options, int rank);
 
 }  // namespace flexep::tool

@@ -83,6 +83,7 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
           {"layout", options.layout},
           {"routing", options.routing},
           {"input", options.input},
+          {"memory", options.memory},
           {"sync", options.sync},
           {"ops_per_graph", options.num_ops_per_graph},
           {"num_active_ranks", options.has_idle_ranks() ? options.num_active_ranks : options.num_ranks},
@@ -136,6 +137,7 @@ std::string number_or_dash(const std::optional<double>& value, int num_decimals)
 
 /// What is not as usual.
 void print_variant(const BenchOptions& options) {
+  if (options.memory != "device") fmt::print("rows in {} memory\n", options.memory);
   if (!options.do_cpu_sync()) fmt::print("no host sync");
   if (options.num_ops_per_graph > 0)
     fmt::print(", {} operations in a graph, per operation", options.num_ops_per_graph);

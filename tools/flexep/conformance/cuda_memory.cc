@@ -40,11 +40,7 @@ Tensor empty_on_cuda(const Shape& shape, DType dtype, Device device) {
 Pages pages_on_cuda(std::size_t num_bytes, Device device) {
   constexpr std::size_t kPageBytes = std::size_t{2} << 20;
   const std::size_t size = std::max((num_bytes + kPageBytes - 1) / kPageBytes, std::size_t{1}) * kPageBytes;
-  require(cudaSetDevice(device.index));
-  void* memory = nullptr;
-  require(cudaMalloc(&memory, size));
-  return {.memory = {static_cast<std::byte*>(memory), [](std::byte* begin) { cudaFree(begin); }},
-          .num_bytes = size};
+  return {.memory = allocate_on_cuda(size, device), .num_bytes = size};
 }
 
 Tensor fetch_from_cuda(const Tensor& tensor) {
