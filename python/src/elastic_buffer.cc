@@ -278,7 +278,9 @@ void bind_elastic_buffer(nb::module_& module) {
       .def("empty", &empty, "shape"_a, "dtype"_a, "stream"_a = 0,
            "Arena memory, uninitialised: experts that write their output here spare combine a copy.")
       .def("register_memory", &register_memory, "memory"_a,
-           "Lets combine read this tensor in place: whole pages of private memory. Not collective.")
+           "Lets combine read this tensor in place: whole pages of private memory, or memory of the buffer's "
+           "GPU. Not "
+           "collective.")
       .def("barrier", [](Buffer& self) { blocking([&] { self->barrier(); }); })
       .def(
           "check", [](Buffer& self) { blocking([&] { self->check(); }); },

@@ -106,8 +106,7 @@ def test_handle_has_deep_ep_fields():
     for row, (rank, token) in enumerate(tokens):
         expected = [rows.get((rank, token, column), -1) for column in range(NUM_TOPK)]
         assert metadata[row, 2:].tolist() == expected
-    if handle.topk_idx.is_cpu:
-        assert handle.dst_buffer_slot_idx.shape == case.topk_idx.shape
+    assert handle.dst_buffer_slot_idx.shape == case.topk_idx.shape
     assert deep_ep.topk_idx_t == torch.int64
 
 
@@ -209,13 +208,16 @@ def test_expert_output_in_arena_memory_is_not_staged():
     assert buffer.counters().combine.staging_bytes == y.numel() * 4
 
 
-@pytest.mark.ranks(2, cuda=())  # pages of the host
+@pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_registered_memory_is_not_staged():
     import mmap
 
     case, buffer = Case(torch.float32), make_buffer()
     recv_x, _, _, handle, _ = case.dispatch(buffer)
-    pages = torch.frombuffer(mmap.mmap(-1, 1 << 16, flags=mmap.MAP_PRIVATE), dtype=torch.float32)
+    if recv_x.is_cpu:  # whole pages
+        pages = torch.frombuffer(mmap.mmap(-1, 1 << 16, flags=mmap.MAP_PRIVATE), dtype=torch.float32)
+    else:
+        pages = torch.empty(1 << 14)
     with buffer.register_memory(pages):
         y = pages[: recv_x.numel()].view(recv_x.shape)
         torch.mul(recv_x, 3, out=y)
