@@ -55,7 +55,8 @@ void record_stream(const Tensor& tensor, cudaStream_t stream);
 /// one of them lives; null while there is none.
 cudaStream_t communication_stream(Device device);
 
-/// Device memory of our own, in the order of the current stream; uninitialised. Not arena memory. @throws
+/// Device memory of our own, in the order of the current stream, which is not being captured when the last
+/// copy of the tensor goes; uninitialised. Not arena memory. @throws
 /// OutOfMemory, CudaError.
 Tensor empty(const Shape& shape, DType dtype, Device device);
 /// Copies between host and device. Where ranks are threads of a process, copy pageable memory this way, or

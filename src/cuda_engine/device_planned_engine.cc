@@ -132,7 +132,7 @@ class DevicePlannedEngine final : public BufferEngine {
     const cuda::DeviceGuard guard(group_.device());
     const cuda::RelaxedCapture relaxed;
     const std::lock_guard lock(mutex_);
-    if (!cuda::is_captured(cuda::current_stream())) cuda::release_from_gone_graphs();
+    cuda::release_from_gone_graphs();
     try {
       return work();
     } catch (const TimeoutError&) {

@@ -63,7 +63,8 @@ class CapturedGraph {
 /// stream.
 class PinnedTensor {
  public:
-  PinnedTensor(const Shape& shape, DType dtype) : on_device_(cuda::empty(shape, dtype, Device::cuda(0))) {
+  PinnedTensor(const Shape& shape, DType dtype)
+      : own_(cuda::empty(shape, dtype, Device::cuda(0))), on_device_(own_) {
     require(cudaHostAlloc(reinterpret_cast<void**>(&host_), num_bytes(), cudaHostAllocPortable),
             "pin memory");
   }
@@ -72,7 +73,7 @@ class PinnedTensor {
   PinnedTensor& operator=(const PinnedTensor&) = delete;
 
   const Tensor& on_device() const { return on_device_; }
-  /// From now on the tensor is this one, without its ownership.
+  /// From now on the tensor is this one, without its ownership. Frees nothing, which no capture allows.
   void lies_at(const Tensor& tensor) {
     on_device_ = Tensor::from_memory(tensor.data(), tensor.shape(), tensor.dtype(), nullptr, tensor.device());
   }
@@ -108,6 +109,7 @@ class PinnedTensor {
   std::size_t num_bytes() const { return on_device_.num_bytes(); }
   int num_columns() const { return on_device_.num_dims() == 1 ? 1 : static_cast<int>(on_device_.size(1)); }
 
+  Tensor own_;
   Tensor on_device_;
   std::byte* host_ = nullptr;
 };

@@ -53,6 +53,11 @@ void copy_pageable(void* to, const void* from, std::size_t num_bytes) {
   synchronise(current_stream());
 }
 
+// No error is left behind: the next launch of this thread would take it for its own.
+void free_on(cudaStream_t stream, void* memory) {
+  if (cudaFreeAsync(memory, stream) != cudaSuccess) cudaGetLastError();
+}
+
 }  // namespace
 
 cudaStream_t current_stream() {
@@ -103,8 +108,8 @@ Tensor empty(const Shape& shape, DType dtype, Device device) {
   check(
       cudaMallocFromPoolAsync(&data, std::max(num_bytes, std::size_t{1}), memory_pool(device.index), stream),
       "allocate memory");
-  return Tensor::from_memory(data, shape, dtype,
-                             {data, [stream](void* memory) { cudaFreeAsync(memory, stream); }}, device);
+  return Tensor::from_memory(data, shape, dtype, {data, [stream](void* memory) { free_on(stream, memory); }},
+                             device);
 }
 
 Tensor to_device(const Tensor& tensor, Device device) {
