@@ -8,7 +8,7 @@ flexep_layer(kernels/cuda
   LINKS CUDA::cudart_static)
 flexep_layer(backend/cuda
   SOURCES boundary.cc capture.cc check_cuda.cc device_arena.cc device_range.cc device_registrations.cc driver_api.cc memory_board.cc
-    peer_ranges.cc pinned_memory.cc result_slots.cc segment_mappings.cc segment_table.cc shareable_memory.cc stream.cc
+    peer_ranges.cc pinned_memory.cc rank_places.cc result_slots.cc segment_mappings.cc segment_table.cc shareable_memory.cc stream.cc survey_ranks.cc
   USES kernels/cuda transport routing common
   LINKS CUDA::cudart_static fmt::fmt Threads::Threads)
 set(ranges_source no_nvtx_range.cc)

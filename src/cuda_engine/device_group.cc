@@ -89,14 +89,17 @@ std::shared_ptr<DeviceArena> DeviceGroup::make_local_arena() const {
 void DeviceGroup::lay_out_tables() {
   const MailboxLayout layout{.num_ranks = num_ranks(), .max_experts = kMaxExperts};
   mailbox = arena->reserve(layout.num_bytes(), stream());
-  const std::size_t table_bytes = static_cast<std::size_t>(num_ranks()) * sizeof(void*);
+  const std::vector<std::uint8_t> across_link = ranges->across_link();
   const std::size_t table_offset = align_up(sizeof(DeviceState), std::size_t{128});
-  tables = local->reserve(table_offset + table_bytes, stream());
+  const std::size_t links_offset = table_offset + static_cast<std::size_t>(num_ranks()) * sizeof(void*);
+  tables = local->reserve(links_offset + across_link.size(), stream());
   std::byte* const memory = tables.data();
   const std::vector<std::byte*> begins = ranges->begins();
   check(cudaMemsetAsync(mailbox.data(), 0, layout.num_bytes(), stream()), "zero a mailbox");
   check(cudaMemsetAsync(memory, 0, table_offset, stream()), "zero the state of operations");
   upload(memory + table_offset, std::span<std::byte* const>(begins), stream());
+  if (!across_link.empty())
+    upload(memory + links_offset, std::span<const std::uint8_t>(across_link), stream());
   check(cudaStreamSynchronize(stream()), "prepare a mailbox");
 
   auto* const table = reinterpret_cast<std::byte* const*>(memory + table_offset);
@@ -109,6 +112,8 @@ void DeviceGroup::lay_out_tables() {
            .num_segments = 1,
            .registered = ranges->segments().data(),
            .num_registered = SegmentTable::kMaxSegments,
+           .is_across_link =
+               across_link.empty() ? nullptr : reinterpret_cast<const std::uint8_t*>(memory + links_offset),
            .state = reinterpret_cast<DeviceState*>(memory),
            .timeout_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(transport->timeout()).count())};
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "backend/cuda/check_cuda.h"
 #include "backend/cuda/driver_api.h"
@@ -36,7 +37,15 @@ CUmemLocation host_memory_near(int device) {
 
 }  // namespace
 
-DeviceRange::DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory memory) : device_(device) {
+DeviceRange::DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory memory,
+                         const std::vector<int>& readers)
+    : device_(device) {
+  std::set<int> devices(readers.begin(), readers.end());
+  devices.insert(device);
+  for (const int reader : devices) {
+    access_.push_back({.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = reader},
+                       .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE});
+  }
   properties_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   properties_.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
   properties_.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device};
@@ -93,9 +102,8 @@ void DeviceRange::append(const Piece& piece) {
   check(mapped, "map memory");
   pieces_.push_back(piece);
   backed_bytes_ += piece.num_bytes;
-  const CUmemAccessDesc access{.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device_},
-                               .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-  check(driver().set_access(address, piece.num_bytes, &access, 1), "make memory accessible");
+  check(driver().set_access(address, piece.num_bytes, access_.data(), access_.size()),
+        "make memory accessible");
 }
 
 }  // namespace flexep::cuda

@@ -17,7 +17,9 @@ class DeviceRange {
  public:
   /// @param memory  what grow() backs it with. @throws CudaError, InvalidArgument where host memory cannot be
   /// had that way.
-  DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory memory = ArenaMemory::kDevice);
+  /// @param readers  devices of this process that load and store it, perhaps repeated; none = `device`.
+  DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory memory = ArenaMemory::kDevice,
+              const std::vector<int>& readers = {});
   ~DeviceRange();
   DeviceRange(const DeviceRange&) = delete;
   DeviceRange& operator=(const DeviceRange&) = delete;
@@ -45,6 +47,7 @@ class DeviceRange {
   void append(const Piece& piece);
 
   int device_;
+  std::vector<CUmemAccessDesc> access_;
   CUmemAllocationProp properties_{};
   std::size_t granularity_ = 0;
   std::byte* begin_ = nullptr;

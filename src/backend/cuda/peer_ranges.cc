@@ -5,43 +5,17 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <array>
 #include <cstring>
-#include <random>
+#include <set>
 
 #include "backend/cuda/capture.h"
 #include "backend/cuda/check_cuda.h"
 #include "backend/cuda/shareable_memory.h"
 #include "backend/cuda/stream.h"
-#include "common/check.h"
+#include "flexep/error.h"
 
 namespace flexep::cuda {
 namespace {
-
-/// Tells processes apart, also those that are equal in number because they live in different containers.
-using ProcessToken = std::array<std::uint32_t, 4>;
-
-ProcessToken process_token() {
-  static const ProcessToken token = [] {
-    std::random_device entropy;
-    return ProcessToken{entropy(), entropy(), entropy(), entropy()};
-  }();
-  return token;
-}
-
-/// Who a rank is, for the others.
-struct Introduction {
-  ProcessToken process;
-  cudaUUID_t gpu;
-};
-
-std::vector<Introduction> introduce(Transport& transport, const Introduction& mine) {
-  std::vector<Introduction> all;
-  for (const auto bytes : transport.all_gather(bytes_of(mine), {.name = "construct"}))
-    std::memcpy(&all.emplace_back(), bytes.data(), sizeof(Introduction));
-  return all;
-}
 
 /// Every rank's pointer, where ranks are threads.
 template <typename T>
@@ -63,29 +37,13 @@ std::vector<std::shared_ptr<T>> share_in_process(Transport& transport, const std
 PeerRanges::PeerRanges(const std::shared_ptr<Transport>& transport, int device, ArenaMemory memory)
     : rank_(transport->rank()),
       device_(device),
+      survey_(survey_ranks(*transport, device)),
       segments_(std::make_shared<SegmentTable>(transport->num_ranks())) {
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, device), "describe a device");
-  const Introduction mine{process_token(), properties.uuid};
-  const std::vector<Introduction> all = introduce(*transport, mine);
-  const auto is_same_gpu = [&](const Introduction& other) {
-    return std::memcmp(&other.gpu, &mine.gpu, sizeof(mine.gpu)) == 0;
-  };
-  for (std::size_t rank = 0; rank < all.size(); ++rank) {
-    require_argument(is_same_gpu(all[rank]), "device",
-                     "not supported on cuda yet: ranks {} and {} are on different GPUs", transport->rank(),
-                     rank);
-  }
-  num_ranks_on_device_ = static_cast<int>(std::ranges::count_if(all, is_same_gpu));
-  const auto is_thread = [&](const Introduction& other) { return other.process == mine.process; };
-  const auto num_threads = std::ranges::count_if(all, is_thread);
-  require_argument(num_threads == 1 || num_threads == std::ssize(all), "device",
-                   "ranks on a GPU must be threads of one process, or all be processes");
-
-  // Addresses for twice a rank's share of the memory; all of it for one or two ranks.
-  const std::size_t share = properties.totalGlobalMem / static_cast<std::size_t>(num_ranks_on_device_);
-  own_ = std::make_shared<DeviceRange>(device, std::min(2 * share, properties.totalGlobalMem), memory);
-  if (num_threads == std::ssize(all)) {
+  const bool are_threads = survey_.places.are_threads();
+  own_ = std::make_shared<DeviceRange>(device, survey_.places.reserved_bytes(rank_), memory,
+                                       are_threads ? survey_.devices : std::vector<int>{device});
+  if (are_threads) {
+    reach_memory_of_threads();
     ranges_ = share_in_process(*transport, own_);
     segments_of_threads_ = share_in_process(*transport, segments_);
   } else {
@@ -93,10 +51,23 @@ PeerRanges::PeerRanges(const std::shared_ptr<Transport>& transport, int device, 
   }
 }
 
+// What a rank registers is mapped for its own GPU alone. Ranges and pinned memory need nothing of this.
+void PeerRanges::reach_memory_of_threads() const {
+  for (const int other : std::set<int>(survey_.devices.begin(), survey_.devices.end())) {
+    if (other == device_) continue;
+    const cudaError_t error = cudaDeviceEnablePeerAccess(other, 0);
+    if (error == cudaErrorPeerAccessAlreadyEnabled) {
+      cudaGetLastError();
+    } else {
+      check(error, "reach the memory of another device");
+    }
+  }
+}
+
 void PeerRanges::map_other_processes(const std::shared_ptr<Transport>& transport) {
   for (int rank = 0; rank < transport->num_ranks(); ++rank) {
-    const bool is_own = rank == transport->rank();
-    ranges_.push_back(is_own ? own_ : std::make_shared<DeviceRange>(device_, own_->reserved_bytes()));
+    ranges_.push_back(
+        rank == rank_ ? own_ : std::make_shared<DeviceRange>(device_, survey_.places.reserved_bytes(rank)));
   }
   mappings_ = std::make_unique<SegmentMappings>(device_, segments_);
   board_ = std::make_unique<MemoryBoard>(

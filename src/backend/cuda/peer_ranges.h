@@ -10,6 +10,7 @@
 #include "backend/cuda/segment_mappings.h"
 #include "backend/cuda/segment_table.h"
 #include "backend/cuda/shareable_memory.h"
+#include "backend/cuda/survey_ranks.h"
 #include "transport/transport.h"
 
 namespace flexep::cuda {
@@ -28,7 +29,9 @@ class PeerRanges {
   /// [R], where the range of each rank begins.
   std::vector<std::byte*> begins() const;
   /// Ranks on this rank's GPU, itself included.
-  int num_ranks_on_device() const { return num_ranks_on_device_; }
+  int num_ranks_on_device() const { return survey_.places.num_ranks_on_gpu_of(rank_); }
+  /// [R], see RankPlaces.
+  std::vector<std::uint8_t> across_link() const { return survey_.places.across_link(rank_); }
 
   /// Returns when all other ranks can reach all that the own range has behind it. Not collective.
   void publish();
@@ -48,14 +51,15 @@ class PeerRanges {
   }
 
  private:
+  void reach_memory_of_threads() const;
   void map_other_processes(const std::shared_ptr<Transport>& transport);
   std::vector<int> publish_segment(int slot, const ShareableMemory& memory);
 
   int rank_;
   int device_;
+  Survey survey_;
   std::shared_ptr<DeviceRange> own_;
   std::vector<std::shared_ptr<DeviceRange>> ranges_;  ///< [R]
-  int num_ranks_on_device_ = 1;
   std::shared_ptr<SegmentTable> segments_;
   std::vector<std::shared_ptr<SegmentTable>> segments_of_threads_;  ///< [R], for ranks of one process
   // For ranks that are processes. The board is last: its thread uses the others.
