@@ -105,49 +105,47 @@ run_tests() {
   stop_mps
 }
 
-# bench <name> <options...>: 8 ranks as processes, unless the options say otherwise.
+# bench <name> <ranks> <tokens> <options...>: ranks are processes.
 bench() {
-  local name="$1"
-  shift
+  local name="$1" ranks="$2" tokens="$3"
+  shift 3
   if ((SECONDS - bench_begin > ${FLEXEP_BENCH_SECS:-225})); then
     echo "left out: $name"
     return
   fi
   echo "-- $name"
-  timeout 60 "$flexep" bench --device cuda --transport shm --ranks 8 --experts 256 --topk 8 --hidden 7168 --tokens 4096 \
-    --warmup 3 --iters 20 --json "$results/$(date +%F)-cuda-shm-$name.json" "$@" || failed+=("bench $name")
+  timeout 60 "$flexep" bench --device cuda --transport shm --ranks "$ranks" --tokens "$tokens" --experts 256 --topk 8 --hidden 7168 \
+    --json "$results/$(date +%F)-cuda-shm-$name.json" "$@" || failed+=("bench $name")
 }
 
 # What was asked for first, then what explains it.
 run_benchmarks() {
   bench_begin=$SECONDS
-  local large="dispatch,cached_dispatch,combine" pair="dispatch,combine" small="--warmup 30 --iters 300" sms
+  local large="dispatch,cached_dispatch,combine" pair="dispatch,combine" sms
+  local small=(--warmup 30 --iters 300) many=(--warmup 3 --iters 20)
   start_mps
-  bench compact-4096 --ops $large
-  bench compact-4096-6-sms --ops $pair --num-sms 6
-  bench expanded-4096 --ops $large --layout expanded
-  bench ordinary-4096 --ops combine --input ordinary
-  bench registered-4096 --ops combine --input registered
-  # shellcheck disable=SC2086
-  {
-    bench compact-128 $small --tokens 128
-    bench graph-128 $small --tokens 128 --sync none --graph 1 --ops round_trip,dispatch,combine
-    bench graph-20-128 $small --tokens 128 --sync none --graph 20 --ops round_trip
-    bench graph-1 $small --tokens 1 --sync none --graph 1 --ops round_trip,dispatch,combine
-    bench graph-20-1 $small --tokens 1 --sync none --graph 20 --ops round_trip
-    bench compact-1 $small --tokens 1
-  }
-  bench fp8-4096 --ops dispatch,cached_dispatch --dtype fp8_e4m3
-  bench zipf-4096 --ops $pair --routing zipf:1.2
-  bench 4-ranks-4096 --ranks 4 --ops $large
-  bench active-1-sm --active-ranks 1 --num-sms 1 --ops $pair
-  bench active-8-sms --active-ranks 1 --num-sms 8 --ops $pair
-  bench 4-ranks-gemm-6-sms --ranks 4 --num-sms 6 --ops $pair --gemm-beside
-  bench 4-ranks-gemm-16-sms --ranks 4 --num-sms 16 --ops $pair --gemm-beside
-  for sms in 4 16; do bench "pinned-host-$sms-sms" --memory pinned_host --num-sms "$sms" --tokens 1024 --ops $pair; done
-  for sms in 4 8 12; do bench "compact-4096-$sms-sms" --ops $pair --num-sms "$sms"; done
-  for sms in 4 8 24 32; do bench "4-ranks-4096-$sms-sms" --ranks 4 --ops $pair --num-sms "$sms"; done
-  for sms in 48 64; do bench "2-ranks-4096-$sms-sms" --ranks 2 --ops $pair --num-sms "$sms"; done
+  bench compact-4096 8 4096 "${many[@]}" --ops "$large"
+  bench compact-4096-6-sms 8 4096 "${many[@]}" --ops "$pair" --num-sms 6
+  bench expanded-4096 8 4096 "${many[@]}" --ops "$large" --layout expanded
+  bench ordinary-4096 8 4096 "${many[@]}" --ops combine --input ordinary
+  bench registered-4096 8 4096 "${many[@]}" --ops combine --input registered
+  bench compact-128 8 128 "${small[@]}"
+  bench graph-128 8 128 "${small[@]}" --sync none --graph 1 --ops round_trip,dispatch,combine
+  bench graph-20-128 8 128 "${small[@]}" --sync none --graph 20 --ops round_trip
+  bench graph-1 8 1 "${small[@]}" --sync none --graph 1 --ops round_trip,dispatch,combine
+  bench graph-20-1 8 1 "${small[@]}" --sync none --graph 20 --ops round_trip
+  bench compact-1 8 1 "${small[@]}"
+  bench fp8-4096 8 4096 "${many[@]}" --ops dispatch,cached_dispatch --dtype fp8_e4m3
+  bench zipf-4096 8 4096 "${many[@]}" --ops "$pair" --routing zipf:1.2
+  bench 4-ranks-4096 4 4096 "${many[@]}" --ops "$large"
+  bench active-1-sm 8 4096 "${many[@]}" --active-ranks 1 --num-sms 1 --ops "$pair"
+  bench active-8-sms 8 4096 "${many[@]}" --active-ranks 1 --num-sms 8 --ops "$pair"
+  bench 4-ranks-gemm-6-sms 4 4096 "${many[@]}" --num-sms 6 --ops "$pair" --gemm-beside
+  bench 4-ranks-gemm-16-sms 4 4096 "${many[@]}" --num-sms 16 --ops "$pair" --gemm-beside
+  for sms in 4 16; do bench "pinned-host-$sms-sms" 8 1024 "${many[@]}" --memory pinned_host --num-sms "$sms" --ops "$pair"; done
+  for sms in 4 8 12; do bench "compact-4096-$sms-sms" 8 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"; done
+  for sms in 4 8 24 32; do bench "4-ranks-4096-$sms-sms" 4 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"; done
+  for sms in 48 64; do bench "2-ranks-4096-$sms-sms" 2 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"; done
   stop_mps
 }
 

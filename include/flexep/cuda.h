@@ -16,7 +16,8 @@
 /// graph, operations without host sync are, too: docs/cuda.md. Memory goes back to the arena in stream order,
 /// too: a tensor may be dropped while the stream that was current at its operation still has work for it. Who
 /// uses it on another stream says so with record_stream, or keeps it until that has passed. A stream lives
-/// longer than the tensors that it uses.
+/// longer than the tensors that it uses and than the operations that were given them, which their buffer may
+/// hold until the next check().
 namespace flexep::cuda {
 
 /// The stream that this thread's operations follow. Without a StreamGuard it is the per-thread default stream

@@ -307,8 +307,8 @@ TEST_F(CudaGraphTest, ARankThatDoesNotReplayIsNamedByCheck) {
 
 TEST_F(CudaGraphTest, EagerOperationsBetweenReplaysDisturbNobody) {
   in_process(2, [](Communicator& comm) {
+    TestStream stream;  // outlives the buffer, whose operations may still hold what was made on it
     Rank rank(comm);
-    TestStream stream;
     comm.barrier();
     for (int replay = 0; replay < 20; ++replay) {
       // What an eager dispatch takes from the arena is not the graph's.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How long a MoE layer takes on a GPU that all ranks, threads, share:
-//   cuda_moe_layer_bench [--ranks 1] [--tokens 4096] [--hidden 7168] [--ffn 2048] [--experts 32] [--topk 8]
+// How long a MoE layer takes on a GPU that all ranks share, one or the processes of a launcher:
+//   [flexep launch -n 4 --] cuda_moe_layer_bench [--tokens 4096] [--hidden 7168] [--ffn 2048] [--experts 32]
+//   [--topk 8]
 //   [--iters 20]
 // Milliseconds of the slowest rank, medians. The router's time is the host's, too; the rest is the GPU's.
 #include <fmt/format.h>
@@ -25,17 +26,17 @@ const Device kGpu = Device::cuda(0);
 using Options = std::map<std::string, int>;
 
 Options parse(int argc, char** argv) {
-  Options options{{"--ranks", 1},    {"--tokens", 4096}, {"--hidden", 7168}, {"--ffn", 2048},
-                  {"--experts", 32}, {"--topk", 8},      {"--iters", 20}};
+  Options options{{"--tokens", 4096}, {"--hidden", 7168}, {"--ffn", 2048},
+                  {"--experts", 32},  {"--topk", 8},      {"--iters", 20}};
   for (int i = 1; i + 1 < argc; i += 2) options.at(argv[i]) = std::stoi(argv[i + 1]);
   return options;
 }
 
-MoeConfig config_of(const Options& options) {
+MoeConfig config_of(const Options& options, int num_ranks) {
   return {.hidden_size = options.at("--hidden"),
           .num_moe_experts = options.at("--experts"),
           .moe_ffn_hidden_size = options.at("--ffn"),
-          .expert_model_parallel_size = options.at("--ranks"),
+          .expert_model_parallel_size = num_ranks,
           .moe_router_topk = options.at("--topk"),
           .moe_token_dispatcher_type = TokenDispatcherType::kFlex,
           .moe_flex_dispatcher_backend = FlexDispatcherBackend::kDeepEpV2,
@@ -94,7 +95,8 @@ Times slowest_rank(Communicator& comm, const Times& mine) {
 
 void measure(const Options& options, Communicator& comm) {
   constexpr int kWarmups = 3;
-  MoeLayer layer(config_of(options), std::make_shared<ExpertParallelGroup>(comm, kGpu), /*seed=*/1);
+  MoeLayer layer(config_of(options, comm.num_ranks()), std::make_shared<ExpertParallelGroup>(comm, kGpu),
+                 /*seed=*/1);
   const Tensor hidden = normal_rows(options, 2 * comm.rank()),
                grad = normal_rows(options, 2 * comm.rank() + 1);
   std::vector<Times> iterations;
@@ -103,7 +105,7 @@ void measure(const Options& options, Communicator& comm) {
     if (i >= kWarmups) iterations.push_back(slowest);
   }
   if (comm.rank() != 0) return;
-  const double products = 6.0 * options.at("--ranks") * options.at("--tokens") * options.at("--topk") *
+  const double products = 6.0 * comm.num_ranks() * options.at("--tokens") * options.at("--topk") *
                           options.at("--hidden") * options.at("--ffn");
   const double forward = median_of(iterations, &Times::forward);
   const double both = median_of(iterations, &Times::forward_backward);
@@ -112,7 +114,7 @@ void measure(const Options& options, Communicator& comm) {
       "{:.3f}), with backward {:.3f} ms; experts' products alone: {:.1f} TFLOP forward, all steps counted "
       "{:.0f} "
       "and {:.0f} TFLOPS\n",
-      options.at("--ranks"), options.at("--tokens"), options.at("--hidden"), options.at("--ffn"),
+      comm.num_ranks(), options.at("--tokens"), options.at("--hidden"), options.at("--ffn"),
       options.at("--topk"), options.at("--experts"), forward, median_of(iterations, &Times::router),
       median_of(iterations, &Times::dispatch), both, products / 1e12, products / forward / 1e9,
       3 * products / both / 1e9);
@@ -127,6 +129,6 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "{}\n", reason);
     return 1;
   }
-  flexep::in_process(options.at("--ranks"),
-                     [&](flexep::Communicator& comm) { flexep::moe::measure(options, comm); });
+  flexep::Communicator comm = flexep::Communicator::from_environment();
+  flexep::moe::measure(options, comm);
 }

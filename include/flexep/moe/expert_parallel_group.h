@@ -41,7 +41,8 @@ class ExpertParallelGroup {
  public:
   /// Collective over `comm`. @param device  where the rows and weights of the group's layers are. On a GPU
   /// layers use cuBLAS, which is looked up here: libcublas.so.13 or .12.
-  /// @throws what ElasticBuffer throws; CudaError when there is no cuBLAS.
+  /// @throws what ElasticBuffer throws; InvalidArgument for several ranks on GPUs that are threads of one
+  /// process; CudaError when there is no cuBLAS.
   explicit ExpertParallelGroup(const Communicator& comm, Device device = Device::host());
 
   Communicator& comm() { return comm_; }
