@@ -18,6 +18,17 @@ struct ExpertRows {
   std::span<const std::int32_t> tokens_per_expert;
 };
 
+/// Calls visit(expert, first row, end of its rows) for each expert.
+template <typename Visitor>
+void for_each_expert(std::span<const std::int32_t> tokens_per_expert, Visitor&& visit) {
+  std::int64_t begin = 0;
+  for (std::size_t expert = 0; expert < tokens_per_expert.size(); ++expert) {
+    const std::int64_t end = begin + tokens_per_expert[expert];
+    visit(static_cast<std::int64_t>(expert), begin, end);
+    begin = end;
+  }
+}
+
 /// Where a layer's rows and weights are, and who computes with them. On a GPU everything is in the order of
 /// the calling thread's current stream, and nothing but the copies from and to the host waits for it.
 ///

@@ -10,27 +10,10 @@
 #include "moe/gemm.h"
 #include "moe/probs_on_input.h"
 #include "moe/score_functions.h"
+#include "moe/visit_types.h"
 
 namespace flexep::moe {
 namespace {
-
-// Calls visitor(T{}) for fp32 and fp64.
-template <typename Visitor>
-void visit_wide(DType dtype, Visitor&& visitor) {
-  if (dtype == DType::kFloat64) return visitor(double{});
-  visitor(float{});
-}
-
-// Calls visit(expert, first row, end of its rows) for each expert.
-template <typename Visitor>
-void for_each_expert(std::span<const std::int32_t> tokens_per_expert, Visitor&& visit) {
-  std::int64_t begin = 0;
-  for (std::size_t expert = 0; expert < tokens_per_expert.size(); ++expert) {
-    const std::int64_t end = begin + tokens_per_expert[expert];
-    visit(static_cast<std::int64_t>(expert), begin, end);
-    begin = end;
-  }
-}
 
 class CpuDevice final : public ComputeDevice {
  public:

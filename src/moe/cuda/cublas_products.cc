@@ -53,17 +53,6 @@ Scalars scalars_for(const Tensor& factor) {
   return {&kOneFloat, &kZeroFloat};
 }
 
-// Calls visit(expert, first row, end of its rows) for each expert.
-template <typename Visitor>
-void for_each_expert(std::span<const std::int32_t> tokens_per_expert, Visitor&& visit) {
-  std::int64_t begin = 0;
-  for (std::size_t expert = 0; expert < tokens_per_expert.size(); ++expert) {
-    const std::int64_t end = begin + tokens_per_expert[expert];
-    visit(static_cast<std::int64_t>(expert), begin, end);
-    begin = end;
-  }
-}
-
 }  // namespace
 
 CublasProducts::CublasProducts() {

@@ -5,6 +5,7 @@
 #include "moe/cuda/block_sum.cuh"
 #include "moe/cuda/check.h"
 #include "moe/cuda/kernels.h"
+#include "moe/visit_types.h"
 
 namespace flexep::moe::on_cuda {
 namespace {
@@ -34,23 +35,12 @@ __global__ void scale_backward_kernel(const T* rows, const P* probs, const T* gr
   if (threadIdx.x == 0) grad_probs[blockIdx.x] = grad_prob;
 }
 
-// Calls visitor(T{}, P{}) for the types of rows and probs.
-template <typename Visitor>
-void visit_types(const Tensor& rows, const Tensor& probs, Visitor&& visitor) {
-  visit_summable(rows.dtype(), [&](auto row) {
-    if (probs.dtype() == DType::kFloat64)
-      visitor(row, double{});
-    else
-      visitor(row, float{});
-  });
-}
-
 }  // namespace
 
 void scale_rows(const Tensor& rows, const Tensor& probs, const Tensor& scaled, cudaStream_t stream) {
   const auto num_rows = static_cast<unsigned>(rows.size(0));
   if (num_rows == 0) return;
-  visit_types(rows, probs, [&](auto row, auto prob) {
+  visit_rows_and_probs(rows.dtype(), probs.dtype(), [&](auto row, auto prob) {
     using T = decltype(row);
     using P = decltype(prob);
     scale_kernel<<<num_rows, kThreads, 0, stream>>>(rows.data<T>(), probs.data<P>(), scaled.data<T>(),
@@ -63,7 +53,7 @@ void scale_rows_backward(const Tensor& rows, const Tensor& probs, const Tensor& 
                          const Tensor& grad_probs, cudaStream_t stream) {
   const auto num_rows = static_cast<unsigned>(rows.size(0));
   if (num_rows == 0) return;
-  visit_types(rows, probs, [&](auto row, auto prob) {
+  visit_rows_and_probs(rows.dtype(), probs.dtype(), [&](auto row, auto prob) {
     using T = decltype(row);
     using P = decltype(prob);
     scale_backward_kernel<<<num_rows, kThreads, 0, stream>>>(rows.data<T>(), probs.data<P>(), grad.data<T>(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/cuda/elementwise.cuh"
 #include "moe/cuda/kernels.h"
+#include "moe/visit_types.h"
 
 namespace flexep::moe::on_cuda {
 namespace {
@@ -37,17 +38,10 @@ struct FillWithOnes {
   }
 };
 
-// Calls visitor(T{}) for fp32 and fp64.
-template <typename Visitor>
-void visit_wide(const Tensor& tensor, Visitor&& visitor) {
-  if (tensor.dtype() == DType::kFloat64) return visitor(double{});
-  visitor(float{});
-}
-
 }  // namespace
 
 void sigmoid(const Tensor& values, cudaStream_t stream) {
-  visit_wide(values, [&](auto value) {
+  visit_wide(values.dtype(), [&](auto value) {
     using T = decltype(value);
     launch_elementwise(Sigmoid<T>{values.data<T>()}, values.num_elements(), false, "compute a gate", stream);
   });
@@ -55,7 +49,7 @@ void sigmoid(const Tensor& values, cudaStream_t stream) {
 
 void sigmoid_backward(const Tensor& values, const Tensor& grad_values, const Tensor& grad,
                       cudaStream_t stream) {
-  visit_wide(values, [&](auto value) {
+  visit_wide(values.dtype(), [&](auto value) {
     using T = decltype(value);
     const SigmoidBackward<T> operation{values.data<T>(), grad_values.data<T>(), grad.data<T>()};
     launch_elementwise(operation, values.num_elements(), false, "compute a gate's gradient", stream);
@@ -63,7 +57,7 @@ void sigmoid_backward(const Tensor& values, const Tensor& grad_values, const Ten
 }
 
 void fill_with_ones(const Tensor& tensor, cudaStream_t stream) {
-  visit_wide(tensor, [&](auto value) {
+  visit_wide(tensor.dtype(), [&](auto value) {
     using T = decltype(value);
     launch_elementwise(FillWithOnes<T>{tensor.data<T>()}, tensor.num_elements(), false, "fill", stream);
   });

@@ -5,6 +5,7 @@
 #include "moe/cuda/block_sum.cuh"
 #include "moe/cuda/elementwise.cuh"
 #include "moe/cuda/kernels.h"
+#include "moe/visit_types.h"
 
 namespace flexep::moe::on_cuda {
 namespace {
@@ -83,17 +84,6 @@ __global__ void swiglu_backward_kernel(const Backward<T, P> job) {
   if (threadIdx.x == 0) job.grad_probs[row] = static_cast<P>(grad_prob);
 }
 
-// Calls visitor(T{}, P{}) for the types of rows and probs.
-template <typename Visitor>
-void visit_types(const Tensor& rows, const Tensor& probs, Visitor&& visitor) {
-  visit_summable(rows.dtype(), [&](auto row) {
-    if (probs.dtype() == DType::kFloat64)
-      visitor(row, double{});
-    else
-      visitor(row, float{});
-  });
-}
-
 // Whether all rows of matrices of T, ffn wide, consist of whole packs of 16 bytes.
 template <typename T>
 bool has_packs(std::int64_t ffn, std::initializer_list<const void*> addresses) {
@@ -105,7 +95,7 @@ bool has_packs(std::int64_t ffn, std::initializer_list<const void*> addresses) {
 void swiglu(const Tensor& gate_up, const Tensor& probs, const Tensor& activated, cudaStream_t stream) {
   const auto num_rows = static_cast<unsigned>(activated.size(0));
   if (num_rows == 0) return;
-  visit_types(gate_up, probs, [&](auto row, auto prob) {
+  visit_rows_and_probs(gate_up.dtype(), probs.dtype(), [&](auto row, auto prob) {
     using T = decltype(row);
     using P = decltype(prob);
     const Forward<T, P> job{gate_up.data<T>(), probs.data<P>(), activated.data<T>(), activated.size(1)};
@@ -121,7 +111,7 @@ void swiglu_backward(const Tensor& gate_up, const Tensor& probs, const Tensor& g
                      const SwigluGradients& out, cudaStream_t stream) {
   const auto num_rows = static_cast<unsigned>(grad.size(0));
   if (num_rows == 0) return;
-  visit_types(gate_up, probs, [&](auto row, auto prob) {
+  visit_rows_and_probs(gate_up.dtype(), probs.dtype(), [&](auto row, auto prob) {
     using T = decltype(row);
     using P = decltype(prob);
     const Backward<T, P> job{gate_up.data<T>(),     probs.data<P>(),     grad.data<T>(),
