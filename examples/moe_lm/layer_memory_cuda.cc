@@ -10,13 +10,9 @@
 
 namespace moe_lm {
 
-std::string why_no_gpu(bool ranks_are_threads) {
-  if (ranks_are_threads) {
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/1);
-    setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
-  } else {
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8", /*overwrite=*/1);
-  }
+std::string why_no_gpu() {
+  // Ranks are processes, which share the GPU's queues under MPS.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8", /*overwrite=*/1);
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess) return cudaGetErrorString(error);

@@ -5,7 +5,7 @@
 
 namespace moe_lm {
 
-std::string why_no_gpu(bool /*ranks_are_threads*/) {
+std::string why_no_gpu() {
   return "this build has no CUDA backend";
 }
 

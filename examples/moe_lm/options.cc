@@ -125,7 +125,7 @@ void require_device(const Options& options) {
   if (options.device == "cpu") return;
   if (options.transport == "in_process" && options.num_ranks > 1)
     throw UsageError("--device cuda: ranks have to be processes (--transport shm)");
-  const std::string reason = why_no_gpu(/*ranks_are_threads=*/options.transport == "in_process");
+  const std::string reason = why_no_gpu();
   if (!reason.empty()) throw UsageError(fmt::format("--device cuda: {}", reason));
 }
 

@@ -1,32 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conformance/case_buffers.h"
 
-#include <sys/mman.h>
-
-#include <new>
-
-#include "conformance/cuda_memory.h"
+#include "conformance/placement.h"
 
 namespace flexep::conformance {
 namespace {
 
 constexpr std::size_t kRegisteredBytes = 1 << 18;
 
-std::shared_ptr<std::byte> map_pages() {
-  void* pages = mmap(nullptr, kRegisteredBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (pages == MAP_FAILED) throw std::bad_alloc();
-  return {static_cast<std::byte*>(pages), [](std::byte* memory) { munmap(memory, kRegisteredBytes); }};
-}
-
-std::shared_ptr<std::byte> allocate(Device device) {
-  return device.is_host() ? map_pages() : allocate_on_cuda(kRegisteredBytes, device);
-}
-
 }  // namespace
 
 RegisteringBuffer::RegisteringBuffer(const Communicator& comm, const ElasticBufferConfig& config)
     : device_(config.device),
-      memory_(allocate(device_)),
+      memory_(Placement(device_).pages(kRegisteredBytes).memory),
       buffer_(comm, config),
       registration_(buffer_.register_memory(memory_.get(), kRegisteredBytes)) {}
 
