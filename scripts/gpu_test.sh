@@ -4,7 +4,8 @@
 # ./scripts/gpu_test.sh [--test-only | --bench-only] [<folder>]
 #
 # Builds and runs all that needs a GPU: tests, the stress test, random cases against the reference, sanitizers, then benchmarks, whose
-# results go into <folder>, bench/results/<GPU> by default. Nothing is downloaded.
+# results go into <folder>, bench/results/<GPU> by default. All on the first GPU; where there are several, then what crosses between
+# them. Nothing is downloaded.
 #   FLEXEP_BIN             a folder with binaries that are built already: flexep, cuda_stress and the tests
 #   FLEXEP_BENCH_SECS      benchmarks that would begin later than so many seconds after the first are left out (default 225)
 #   FLEXEP_STRESS_ROUNDS   rounds of the stress test, over threads and over processes (default 10000)
@@ -118,6 +119,34 @@ bench() {
     --json "$results/$(date +%F)-cuda-shm-$name.json" "$@" || failed+=("bench $name")
 }
 
+# Ranks that are processes with a GPU each need no MPS; those that share one do.
+run_tests_on_several_gpus() {
+  local test ranks
+  for test in cuda_buffer_test cuda_graph_test; do step "$test, $num_gpus GPUs" "$tests/$test" --gtest_brief=1; done
+  for ranks in 2 8; do step "stress, $ranks ranks, $num_gpus GPUs" "$stress" --ranks "$ranks" --rounds 2000; done
+  step "stress, a process for each GPU" stress_processes "$num_gpus" 2000
+  step "memory between processes of two GPUs" "$tests/cuda_processes_test" --gtest_brief=1 "--gtest_filter=CudaSharedMemoryTest.*"
+  step "check, shm, a process for each GPU" "$flexep" check --device cuda --transport shm --ranks "$num_gpus"
+  step "check, in_process, $num_gpus GPUs" check in_process device
+  start_mps
+  step "cuda_processes_test, $num_gpus GPUs" "$tests/cuda_processes_test" --gtest_brief=1
+  step "stress, 8 processes, $num_gpus GPUs" stress_processes 8 2000
+  step "check, shm, $num_gpus GPUs" check shm device
+  stop_mps
+}
+
+run_benchmarks_on_several_gpus() {
+  bench_begin=$SECONDS
+  local pair="dispatch,combine" many=(--warmup 3 --iters 20) sms
+  for sms in 0 4 8 16 32; do
+    bench "$num_gpus-gpus-compact-4096-$sms-sms" "$num_gpus" 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"
+    bench "$num_gpus-gpus-expanded-4096-$sms-sms" "$num_gpus" 4096 "${many[@]}" --ops "$pair" --num-sms "$sms" --layout expanded
+  done
+  start_mps
+  bench "$num_gpus-gpus-8-ranks-4096" 8 4096 "${many[@]}" --ops "$pair"
+  stop_mps
+}
+
 # What was asked for first, then what explains it.
 run_benchmarks() {
   bench_begin=$SECONDS
@@ -150,8 +179,13 @@ run_benchmarks() {
 }
 
 build
+num_gpus="$(nvidia-smi --list-gpus | wc -l)"
+export CUDA_VISIBLE_DEVICES=0
 ((do_test)) && run_tests
 ((do_bench)) && run_benchmarks
+unset CUDA_VISIBLE_DEVICES
+((do_test && num_gpus > 1)) && run_tests_on_several_gpus
+((do_bench && num_gpus > 1)) && run_benchmarks_on_several_gpus
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"
   exit 1

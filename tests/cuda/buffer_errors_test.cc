@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What goes wrong on a GPU is the same error as on the CPU, on every rank; the process and the GPU go on.
-// Ranks are threads that share the GPU.
+// Ranks are threads that take turns with the GPUs.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -25,17 +25,21 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+ElasticBufferConfig on_this_gpu(ElasticBufferConfig config) {
+  config.device = this_gpu();
+  return config;
+}
+
 class CudaErrorsTest : public CudaTest {
  protected:
   static constexpr int kNumRanks = 3;
 
   /// What each rank's operation threw; afterwards a correct call works on every rank.
   template <typename Body>
-  static std::vector<std::exception_ptr> errors_of(Body body,
-                                                   const ElasticBufferConfig& config = {.device = kGpu}) {
+  static std::vector<std::exception_ptr> errors_of(Body body, const ElasticBufferConfig& config = {}) {
     std::vector<std::exception_ptr> errors(kNumRanks);
-    in_process(kNumRanks, [&](Communicator& comm) {
-      ElasticBuffer buffer(comm, config);
+    on_gpus(kNumRanks, [&](Communicator& comm) {
+      ElasticBuffer buffer(comm, on_this_gpu(config));
       try {
         body(buffer);
       } catch (const Error&) {
@@ -70,7 +74,7 @@ TEST_F(CudaErrorsTest, AnIdThatIsNoExpertIsRefusedByName) {
       errors_of([](ElasticBuffer& buffer) {
         DispatchArgs args = good_args(buffer.rank());
         if (buffer.rank() == 1)
-          args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, 6}), kGpu);
+          args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, 6}), this_gpu());
         buffer.dispatch(args);
       }),
       "topk_idx on rank 1: token 1, column 1 is 6, outside [-1, 6)");
@@ -81,7 +85,7 @@ TEST_F(CudaErrorsTest, ADuplicateIdIsRefusedByName) {
       errors_of([](ElasticBuffer& buffer) {
         DispatchArgs args = good_args(buffer.rank());
         if (buffer.rank() == 1)
-          args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {-1, -1, 4, 4}), kGpu);
+          args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {-1, -1, 4, 4}), this_gpu());
         buffer.dispatch(args);
       }),
       "topk_idx on rank 1: token 1 names expert 4 twice, in columns 0 and 1");
@@ -108,8 +112,9 @@ TEST_F(CudaErrorsTest, MoreMultiprocessorsThanARanksShareAreRefused) {
 TEST_F(CudaErrorsTest, TheCommunicationStreamAsCurrentOneIsRefused) {
   expect_rank_1_refused(errors_of([](ElasticBuffer& buffer) {
                           const DispatchArgs args = good_args(buffer.rank());
-                          const cuda::StreamGuard guard(buffer.rank() == 1 ? cuda::communication_stream(kGpu)
-                                                                           : cuda::current_stream());
+                          const cuda::StreamGuard guard(buffer.rank() == 1
+                                                            ? cuda::communication_stream(this_gpu())
+                                                            : cuda::current_stream());
                           buffer.dispatch(args);
                         }),
                         "the current stream of rank 1 is its communication stream");
@@ -118,7 +123,8 @@ TEST_F(CudaErrorsTest, TheCommunicationStreamAsCurrentOneIsRefused) {
 TEST_F(CudaErrorsTest, HiddenThatDiffersIsAMismatchOnAllRanks) {
   const auto errors = errors_of([](ElasticBuffer& buffer) {
     DispatchArgs args = good_args(buffer.rank());
-    if (buffer.rank() == 1) args.x = cuda::to_device(Tensor::zeros({2, 2 * kHidden}, DType::kFloat32), kGpu);
+    if (buffer.rank() == 1)
+      args.x = cuda::to_device(Tensor::zeros({2, 2 * kHidden}, DType::kFloat32), this_gpu());
     buffer.dispatch(args);
   });
   for (const auto& error : errors)
@@ -128,7 +134,7 @@ TEST_F(CudaErrorsTest, HiddenThatDiffersIsAMismatchOnAllRanks) {
 TEST_F(CudaErrorsTest, ACombineThatARankRefusesIsHeardFromCheck) {
   const auto errors = errors_of([](ElasticBuffer& buffer) {
     const auto received = buffer.dispatch(good_args(buffer.rank()));
-    const Tensor wrong = cuda::to_device(Tensor::zeros({1, 3}, DType::kFloat32), kGpu);
+    const Tensor wrong = cuda::to_device(Tensor::zeros({1, 3}, DType::kFloat32), this_gpu());
     buffer.combine({.x = buffer.rank() == 1 ? wrong : received.x, .handle = received.handle});
     buffer.check();
   });
@@ -138,21 +144,21 @@ TEST_F(CudaErrorsTest, ACombineThatARankRefusesIsHeardFromCheck) {
 TEST_F(CudaErrorsTest, ARankThatNeverComesIsNamedWithinTheDeadline) {
   std::vector<std::exception_ptr> errors(2);
   std::latch rank_0_has_given_up(1);
-  in_process(2,
-             [&](Communicator& comm) {
-               ElasticBuffer buffer(comm, {.device = kGpu});
-               if (comm.rank() == 0) {
-                 try {
-                   buffer.dispatch(good_args(0));
-                 } catch (const Error&) {
-                   errors[0] = std::current_exception();
-                 }
-                 EXPECT_THROW(buffer.dispatch(good_args(0)), TransportError);
-                 rank_0_has_given_up.count_down();
-               }
-               rank_0_has_given_up.wait();
-             },
-             {.timeout = std::chrono::milliseconds(500)});
+  on_gpus(2,
+          [&](Communicator& comm) {
+            ElasticBuffer buffer(comm, {.device = this_gpu()});
+            if (comm.rank() == 0) {
+              try {
+                buffer.dispatch(good_args(0));
+              } catch (const Error&) {
+                errors[0] = std::current_exception();
+              }
+              EXPECT_THROW(buffer.dispatch(good_args(0)), TransportError);
+              rank_0_has_given_up.count_down();
+            }
+            rank_0_has_given_up.wait();
+          },
+          {.timeout = std::chrono::milliseconds(500)});
   try {
     ASSERT_TRUE(errors[0]);
     std::rethrow_exception(errors[0]);
@@ -161,8 +167,8 @@ TEST_F(CudaErrorsTest, ARankThatNeverComesIsNamedWithinTheDeadline) {
     EXPECT_EQ(error.operation(), "dispatch");
   }
   // The GPU works for the next buffer.
-  in_process(2, [](Communicator& comm) {
-    ElasticBuffer buffer(comm, {.device = kGpu});
+  on_gpus(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     expect_round_trip_works(buffer);
   });
 }
@@ -172,8 +178,8 @@ TEST_F(CudaErrorsTest, ARankThatNeverComesIsNamedWithinTheDeadline) {
 template <typename Body>
 std::vector<std::string> texts_of_check(const ElasticBufferConfig& config, Body body) {
   std::vector<std::string> texts(3);
-  in_process(3, [&](Communicator& comm) {
-    ElasticBuffer buffer(comm, config);
+  on_gpus(3, [&](Communicator& comm) {
+    ElasticBuffer buffer(comm, on_this_gpu(config));
     body(buffer);
     try {
       buffer.check();
@@ -203,16 +209,15 @@ TEST_F(CudaErrorsTest, MoreTokensThanWereAgreedAreRefusedByName) {
 }
 
 TEST_F(CudaErrorsTest, WithoutHostSyncCheckTellsOfAnIdThatIsNoExpert) {
-  const auto texts =
-      texts_of_check({.device = kGpu, .num_max_tokens_per_rank = 2}, [](ElasticBuffer& buffer) {
-        DispatchArgs args = good_args(buffer.rank());
-        args.do_cpu_sync = false;
-        if (buffer.rank() == 1)
-          args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, 6}), kGpu);
-        const auto received = buffer.dispatch(args);
-        // Refused like the dispatch, on all ranks, and heard of no more than that.
-        EXPECT_NO_THROW(buffer.combine({.x = received.x, .handle = received.handle}));
-      });
+  const auto texts = texts_of_check({.num_max_tokens_per_rank = 2}, [](ElasticBuffer& buffer) {
+    DispatchArgs args = good_args(buffer.rank());
+    args.do_cpu_sync = false;
+    if (buffer.rank() == 1)
+      args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, 6}), this_gpu());
+    const auto received = buffer.dispatch(args);
+    // Refused like the dispatch, on all ranks, and heard of no more than that.
+    EXPECT_NO_THROW(buffer.combine({.x = received.x, .handle = received.handle}));
+  });
   expect_heard_of_rank_1(texts, "topk_idx on rank 1: token 1, column 1 is 6, outside [-1, 6)");
 }
 
@@ -222,41 +227,41 @@ TEST_F(CudaErrorsTest, WithoutHostSyncMoreTokensThanWereAgreedAreRefusedByName) 
         DispatchArgs args = good_args(buffer.rank());
         args.do_cpu_sync = false;
         if (buffer.rank() == 1) {
-          args.x = cuda::to_device(Tensor::zeros({3, kHidden}, DType::kFloat32), kGpu);
-          args.topk_idx = cuda::to_device(Tensor::zeros({3, 1}, DType::kInt64), kGpu);
+          args.x = cuda::to_device(Tensor::zeros({3, kHidden}, DType::kFloat32), this_gpu());
+          args.topk_idx = cuda::to_device(Tensor::zeros({3, 1}, DType::kInt64), this_gpu());
         } else {
-          args.topk_idx = cuda::to_device(Tensor::zeros({2, 1}, DType::kInt64), kGpu);
+          args.topk_idx = cuda::to_device(Tensor::zeros({2, 1}, DType::kInt64), this_gpu());
         }
         buffer.dispatch(args);
         buffer.check();
       },
-      {.device = kGpu, .num_max_tokens_per_rank = 2});
+      {.num_max_tokens_per_rank = 2});
   expect_rank_1_refused(errors, "3");
 }
 
 TEST_F(CudaErrorsTest, ARankThatDoesNotComeToACombineIsNamedByItsEvent) {
   std::latch rank_0_has_given_up(1);
-  in_process(2,
-             [&](Communicator& comm) {
-               ElasticBuffer buffer(comm, {.device = kGpu});
-               const auto received = buffer.dispatch(good_args(comm.rank()));
-               if (comm.rank() == 0) {
-                 const auto combined = buffer.combine(
-                     {.x = received.x, .handle = received.handle, .async_with_compute_stream = true});
-                 try {
-                   combined.event.wait();
-                   ADD_FAILURE() << "rank 1 has not come";
-                 } catch (const TimeoutError& error) {
-                   EXPECT_THAT(error.missing_ranks(), ElementsAre(1));
-                   EXPECT_EQ(error.operation(), "combine");
-                 }
-                 rank_0_has_given_up.count_down();
-               }
-               rank_0_has_given_up.wait();
-             },
-             {.timeout = std::chrono::seconds(2)});
-  in_process(2, [](Communicator& comm) {
-    ElasticBuffer buffer(comm, {.device = kGpu});
+  on_gpus(2,
+          [&](Communicator& comm) {
+            ElasticBuffer buffer(comm, {.device = this_gpu()});
+            const auto received = buffer.dispatch(good_args(comm.rank()));
+            if (comm.rank() == 0) {
+              const auto combined = buffer.combine(
+                  {.x = received.x, .handle = received.handle, .async_with_compute_stream = true});
+              try {
+                combined.event.wait();
+                ADD_FAILURE() << "rank 1 has not come";
+              } catch (const TimeoutError& error) {
+                EXPECT_THAT(error.missing_ranks(), ElementsAre(1));
+                EXPECT_EQ(error.operation(), "combine");
+              }
+              rank_0_has_given_up.count_down();
+            }
+            rank_0_has_given_up.wait();
+          },
+          {.timeout = std::chrono::seconds(2)});
+  on_gpus(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     expect_round_trip_works(buffer);
   });
 }
@@ -264,7 +269,7 @@ TEST_F(CudaErrorsTest, ARankThatDoesNotComeToACombineIsNamedByItsEvent) {
 TEST_F(CudaErrorsTest, WeightsAreInspectedOnlyOnRequest) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const auto weights = [](const std::vector<float>& values) {
-    return cuda::to_device(tensor_of<float>({2, 2}, values), kGpu);
+    return cuda::to_device(tensor_of<float>({2, 2}, values), this_gpu());
   };
   expect_rank_1_refused(errors_of([&](ElasticBuffer& buffer) {
                           DispatchArgs args = good_args(buffer.rank());
@@ -282,26 +287,26 @@ TEST_F(CudaErrorsTest, WeightsAreInspectedOnlyOnRequest) {
 }
 
 TEST_F(CudaErrorsTest, WeightsOfACachedDispatchAreInspectedOnRequest) {
-  expect_rank_1_refused(
-      errors_of([&](ElasticBuffer& buffer) {
-        const DispatchArgs args = good_args(buffer.rank());
-        const auto recv = buffer.dispatch(args);
-        const float last = buffer.rank() == 1 ? std::numeric_limits<float>::quiet_NaN() : 1;
-        buffer.dispatch({.x = args.x,
-                         .topk_weights = cuda::to_device(tensor_of<float>({2, 2}, {1, 1, last, 1}), kGpu),
-                         .handle = recv.handle,
-                         .check_weights = true});
-        buffer.check();
-      }),
-      "topk_weights on rank 1: token 1, column 0 is nan");
+  expect_rank_1_refused(errors_of([&](ElasticBuffer& buffer) {
+                          const DispatchArgs args = good_args(buffer.rank());
+                          const auto recv = buffer.dispatch(args);
+                          const float last = buffer.rank() == 1 ? std::numeric_limits<float>::quiet_NaN() : 1;
+                          buffer.dispatch({.x = args.x,
+                                           .topk_weights = cuda::to_device(
+                                               tensor_of<float>({2, 2}, {1, 1, last, 1}), this_gpu()),
+                                           .handle = recv.handle,
+                                           .check_weights = true});
+                          buffer.check();
+                        }),
+                        "topk_weights on rank 1: token 1, column 0 is nan");
 }
 
 TEST_F(CudaErrorsTest, WeightsOfPairsThatGoNowhereAreNotInspected) {
   const auto errors = errors_of([](ElasticBuffer& buffer) {
     DispatchArgs args = good_args(buffer.rank());
-    args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 1, 2, -1}), kGpu);
+    args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 1, 2, -1}), this_gpu());
     constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-    args.topk_weights = cuda::to_device(tensor_of<double>({2, 2}, {1, 1, 1, kNaN}), kGpu);
+    args.topk_weights = cuda::to_device(tensor_of<double>({2, 2}, {1, 1, 1, kNaN}), this_gpu());
     args.check_weights = true;
     buffer.dispatch(args);
   });

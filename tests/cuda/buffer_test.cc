@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ElasticBuffer on a GPU: the same answers as on the CPU. Ranks are threads that share the GPU.
+// ElasticBuffer on a GPU: the same answers as on the CPU. Ranks are threads that take turns with the GPUs.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -18,10 +18,10 @@ using namespace flexep::testing;
 
 class CudaBufferTest : public CudaTest, public ::testing::WithParamInterface<int> {};
 
-void expect_agreement(int num_ranks, int num_cases, const ElasticBufferConfig& config) {
+void expect_agreement(int num_ranks, int num_cases, ArenaMemory arena_memory) {
   std::atomic<int> num_passed{0};
-  in_process(num_ranks, [&](Communicator& comm) {
-    conformance::CaseRunner runner(comm, config);
+  on_gpus(num_ranks, [&](Communicator& comm) {
+    conformance::CaseRunner runner(comm, {.device = this_gpu(), .arena_memory = arena_memory});
     for (int seed = 0; seed < num_cases; ++seed) {
       const auto spec = conformance::draw_case(
           conformance::Random(17, static_cast<std::uint64_t>(seed)).next(), comm.num_ranks());
@@ -34,18 +34,18 @@ void expect_agreement(int num_ranks, int num_cases, const ElasticBufferConfig& c
 }
 
 TEST_P(CudaBufferTest, AgreesWithTheReferenceToTheBit) {
-  expect_agreement(GetParam(), 40, {.device = kGpu});
+  expect_agreement(GetParam(), 40, ArenaMemory::kDevice);
 }
 
 TEST_P(CudaBufferTest, AgreesWithTheReferenceWhereRowsLieInHostMemory) {
-  expect_agreement(GetParam(), 15, {.device = kGpu, .arena_memory = ArenaMemory::kPinnedHost});
+  expect_agreement(GetParam(), 15, ArenaMemory::kPinnedHost);
 }
 
 TEST_F(CudaTest, OpaqueSlotsAreThoseOfTheHandle) {
-  in_process(2, [](Communicator& comm) {
-    ElasticBuffer buffer(comm, {.device = kGpu});
+  on_gpus(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     DispatchArgs args = good_args(comm.rank());
-    args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, -1}), kGpu);
+    args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, -1}), this_gpu());
     const auto recv = buffer.dispatch(args);
     const auto slots = values_of<std::int32_t>(cuda::to_host(recv.handle.dst_buffer_slot_idx()));
     EXPECT_EQ(slots, (std::vector<std::int32_t>{2 * comm.rank(), comm.rank(), 2 * comm.rank() + 1, -1}));
@@ -60,8 +60,8 @@ class CudaCountersTest : public flexep::testing::CudaTest {};
 
 TEST_F(CudaCountersTest, AreReadOnAnotherThreadMeanwhile) {
   constexpr int kNumRounds = 50;
-  in_process(2, [&](Communicator& comm) {
-    ElasticBuffer buffer(comm, {.device = kGpu});
+  on_gpus(2, [&](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     std::atomic<bool> is_over{false};
     std::thread reader([&] {
       std::int64_t last = 0;

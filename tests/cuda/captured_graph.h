@@ -10,6 +10,7 @@
 #include "device_memory.h"
 #include "flexep/cuda.h"
 #include "flexep/tensor.h"
+#include "gpus.h"
 #include "kernels/cuda/kernels.h"
 
 namespace flexep::testing {
@@ -64,7 +65,7 @@ class CapturedGraph {
 class PinnedTensor {
  public:
   PinnedTensor(const Shape& shape, DType dtype)
-      : own_(cuda::empty(shape, dtype, Device::cuda(0))), on_device_(own_) {
+      : own_(cuda::empty(shape, dtype, this_gpu())), on_device_(own_) {
     require(cudaHostAlloc(reinterpret_cast<void**>(&host_), num_bytes(), cudaHostAllocPortable),
             "pin memory");
   }

@@ -15,7 +15,7 @@
 namespace flexep {
 namespace {
 
-using flexep::testing::kGpu;
+using flexep::testing::this_gpu;
 
 using CudaCastTest = flexep::testing::CudaTest;
 
@@ -50,7 +50,7 @@ void expect_casts_agree(std::int64_t num_tokens, std::int64_t hidden) {
   const Tensor x = rows_of<T>(num_tokens, hidden);
   for (const ScaleFormat format : {ScaleFormat::kFloat32, ScaleFormat::kUE8M0}) {
     const QuantisedRows expected = cast_to_fp8(x, format);
-    const QuantisedRows got = cast_to_fp8(cuda::to_device(x, kGpu), format);
+    const QuantisedRows got = cast_to_fp8(cuda::to_device(x, this_gpu()), format);
     const std::string what = fmt::format("{} x {} {}", num_tokens, hidden, name_of(x.dtype()));
     expect_same_bits(expected.x, got.x, what);
     expect_same_bits(expected.sf, got.sf, what + ", sf");
@@ -77,21 +77,21 @@ TEST_F(CudaCastTest, ReadsAnyStrides) {
                                tensor.device());
   };
   const QuantisedRows expected = cast_to_fp8(strided(all));
-  const QuantisedRows got = cast_to_fp8(strided(cuda::to_device(all, kGpu)));
+  const QuantisedRows got = cast_to_fp8(strided(cuda::to_device(all, this_gpu())));
   expect_same_bits(expected.x, got.x, "x");
   const Tensor sf = cuda::to_host(got.sf);
   std::vector<float> by_columns(30);
   for (std::size_t i = 0; i < 30; ++i) by_columns[i % 3 * 10 + i / 3] = sf.values<float>()[i];
-  const Tensor columns = cuda::to_device(flexep::testing::tensor_of<float>({30}, by_columns), kGpu);
+  const Tensor columns = cuda::to_device(flexep::testing::tensor_of<float>({30}, by_columns), this_gpu());
   const Tensor view =
-      Tensor::from_memory(columns.data(), {10, 3}, {1, 10}, DType::kFloat32, columns.owner(), kGpu);
+      Tensor::from_memory(columns.data(), {10, 3}, {1, 10}, DType::kFloat32, columns.owner(), this_gpu());
   expect_same_bits(cast_from_fp8(expected.x, expected.sf, DType::kBFloat16),
                    cast_from_fp8(got.x, view, DType::kBFloat16), "back");
 }
 
 TEST_F(CudaCastTest, TensorsOfDifferentMemoriesAreRefused) {
   const QuantisedRows rows = cast_to_fp8(rows_of<float>(2, 128));
-  EXPECT_THROW(cast_from_fp8(cuda::to_device(rows.x, kGpu), rows.sf, DType::kFloat32), InvalidArgument);
+  EXPECT_THROW(cast_from_fp8(cuda::to_device(rows.x, this_gpu()), rows.sf, DType::kFloat32), InvalidArgument);
 }
 
 }  // namespace

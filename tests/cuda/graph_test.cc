@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Operations captured into CUDA graphs: every replay is an operation of its own, with what lies in the inputs
-// then. Ranks are threads that share a GPU.
+// then. Ranks are threads that take turns with the GPUs.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,14 +23,17 @@
 #include "flexep/cuda.h"
 #include "flexep/elastic_buffer.h"
 #include "flexep/error.h"
+#include "gpus.h"
 
 namespace flexep {
 namespace {
 
 using flexep::testing::CapturedGraph;
+using flexep::testing::on_gpus;
 using flexep::testing::PinnedTensor;
 using flexep::testing::require;
 using flexep::testing::TestStream;
+using flexep::testing::this_gpu;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -38,7 +41,6 @@ constexpr int kHidden = 64;
 constexpr int kNumTopk = 3;
 constexpr int kNumExperts = 24;
 constexpr int kMaxTokens = 40;
-const Device kGpu = Device::cuda(0);
 
 class CudaGraphTest : public ::testing::TestWithParam<int> {
  protected:
@@ -89,7 +91,7 @@ class Rank {
  public:
   explicit Rank(Communicator& comm)
       : comm_(comm),
-        buffer_(comm, {.device = kGpu, .num_max_tokens_per_rank = kMaxTokens}),
+        buffer_(comm, {.device = this_gpu(), .num_max_tokens_per_rank = kMaxTokens}),
         guard_(stream_.get()),
         x_({kMaxTokens, kHidden}, DType::kFloat32),
         topk_idx_({kMaxTokens, kNumTopk}, DType::kInt64),
@@ -211,7 +213,7 @@ class Rank {
 
 TEST_P(CudaGraphTest, EveryReplayIsAnOperationOfItsOwn) {
   constexpr int kNumReplays = 1000;
-  in_process(GetParam(), [&](Communicator& comm) {
+  on_gpus(GetParam(), [&](Communicator& comm) {
     Rank rank(comm);
     for (int replay = 0; replay < kNumReplays; ++replay) {
       rank.replay(Step(replay, comm.rank()));
@@ -236,7 +238,7 @@ std::string text_of_check(ElasticBuffer& buffer) {
 }
 
 TEST_F(CudaGraphTest, AReplayWithABadIdMovesNothingAndIsToldByCheck) {
-  in_process(3, [](Communicator& comm) {
+  on_gpus(3, [](Communicator& comm) {
     Rank rank(comm);
     for (int replay = 0; replay < 6; ++replay) {
       Step step(replay, comm.rank());
@@ -263,7 +265,7 @@ TEST_F(CudaGraphTest, AReplayWithABadIdMovesNothingAndIsToldByCheck) {
 }
 
 TEST_F(CudaGraphTest, MoreTokensThanTheTensorsHoldAreAnErrorOfTheReplay) {
-  in_process(2, [](Communicator& comm) {
+  on_gpus(2, [](Communicator& comm) {
     Rank rank(comm);
     for (const int num_tokens : {kMaxTokens + 1, -1, kMaxTokens}) {
       Step step(0, comm.rank());
@@ -278,27 +280,27 @@ TEST_F(CudaGraphTest, MoreTokensThanTheTensorsHoldAreAnErrorOfTheReplay) {
 
 TEST_F(CudaGraphTest, ARankThatDoesNotReplayIsNamedByCheck) {
   std::latch rank_0_has_given_up(1);
-  in_process(2,
-             [&](Communicator& comm) {
-               Rank rank(comm);
-               if (comm.rank() == 0) {
-                 rank.replay(Step(0, 0));
-                 try {
-                   rank.buffer().check();
-                   ADD_FAILURE() << "rank 1 has not come";
-                 } catch (const TimeoutError& error) {
-                   EXPECT_THAT(error.missing_ranks(), ElementsAre(1));
-                   EXPECT_EQ(error.operation(), "dispatch");
-                 }
-                 rank.replay(Step(1, 0));
-                 EXPECT_THROW(rank.buffer().check(), TransportError);
-                 rank_0_has_given_up.count_down();
-               }
-               rank_0_has_given_up.wait();
-             },
-             {.timeout = std::chrono::seconds(2)});
+  on_gpus(2,
+          [&](Communicator& comm) {
+            Rank rank(comm);
+            if (comm.rank() == 0) {
+              rank.replay(Step(0, 0));
+              try {
+                rank.buffer().check();
+                ADD_FAILURE() << "rank 1 has not come";
+              } catch (const TimeoutError& error) {
+                EXPECT_THAT(error.missing_ranks(), ElementsAre(1));
+                EXPECT_EQ(error.operation(), "dispatch");
+              }
+              rank.replay(Step(1, 0));
+              EXPECT_THROW(rank.buffer().check(), TransportError);
+              rank_0_has_given_up.count_down();
+            }
+            rank_0_has_given_up.wait();
+          },
+          {.timeout = std::chrono::seconds(2)});
   // The GPU works for the next buffer.
-  in_process(2, [](Communicator& comm) {
+  on_gpus(2, [](Communicator& comm) {
     Rank rank(comm);
     rank.replay(Step(0, comm.rank()));
     EXPECT_EQ(rank.first_error(0), "");
@@ -306,15 +308,15 @@ TEST_F(CudaGraphTest, ARankThatDoesNotReplayIsNamedByCheck) {
 }
 
 TEST_F(CudaGraphTest, EagerOperationsBetweenReplaysDisturbNobody) {
-  in_process(2, [](Communicator& comm) {
+  on_gpus(2, [](Communicator& comm) {
     TestStream stream;  // outlives the buffer, whose operations may still hold what was made on it
     Rank rank(comm);
     comm.barrier();
     for (int replay = 0; replay < 20; ++replay) {
       // What an eager dispatch takes from the arena is not the graph's.
       const cuda::StreamGuard guard(stream.get());
-      const Tensor ids = cuda::to_device(Tensor::zeros({kMaxTokens, 1}, DType::kInt64), kGpu);
-      const Tensor rows = cuda::empty({kMaxTokens, kHidden}, DType::kFloat32, kGpu);
+      const Tensor ids = cuda::to_device(Tensor::zeros({kMaxTokens, 1}, DType::kInt64), this_gpu());
+      const Tensor rows = cuda::empty({kMaxTokens, kHidden}, DType::kFloat32, this_gpu());
       require(cudaMemsetAsync(rows.data(), replay + 1, rows.num_bytes(), stream.get()), "fill");
       const auto received = rank.buffer().dispatch({.x = rows, .topk_idx = ids, .num_experts = kNumExperts});
       const Tensor before = cuda::to_host(received.x);
@@ -330,12 +332,12 @@ TEST_F(CudaGraphTest, EagerOperationsBetweenReplaysDisturbNobody) {
 
 TEST_F(CudaGraphTest, MemoryGoesBackWithTheGraph) {
   constexpr int kWide = 8192;
-  in_process(2, [](Communicator& comm) {
+  on_gpus(2, [](Communicator& comm) {
     TestStream stream;
     const cuda::StreamGuard guard(stream.get());
-    ElasticBuffer buffer(comm, {.device = kGpu, .num_max_tokens_per_rank = kMaxTokens});
-    const Tensor x = cuda::empty({kMaxTokens, kWide}, DType::kFloat32, kGpu);
-    const Tensor ids = cuda::to_device(Tensor::zeros({kMaxTokens, 1}, DType::kInt64), kGpu);
+    ElasticBuffer buffer(comm, {.device = this_gpu(), .num_max_tokens_per_rank = kMaxTokens});
+    const Tensor x = cuda::empty({kMaxTokens, kWide}, DType::kFloat32, this_gpu());
+    const Tensor ids = cuda::to_device(Tensor::zeros({kMaxTokens, 1}, DType::kInt64), this_gpu());
     const auto capture_and_replay = [&] {
       const CapturedGraph graph(stream.get(), [&] {
         const auto received =
@@ -358,12 +360,12 @@ TEST_F(CudaGraphTest, MemoryGoesBackWithTheGraph) {
 }
 
 TEST_F(CudaGraphTest, ADispatchWithHostSyncCannotBeCaptured) {
-  in_process(2, [](Communicator& comm) {
+  on_gpus(2, [](Communicator& comm) {
     TestStream stream;
     const cuda::StreamGuard guard(stream.get());
-    ElasticBuffer buffer(comm, {.device = kGpu});
-    const Tensor x = cuda::to_device(Tensor::zeros({4, kHidden}, DType::kFloat32), kGpu);
-    const Tensor ids = cuda::to_device(Tensor::zeros({4, 1}, DType::kInt64), kGpu);
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
+    const Tensor x = cuda::to_device(Tensor::zeros({4, kHidden}, DType::kFloat32), this_gpu());
+    const Tensor ids = cuda::to_device(Tensor::zeros({4, 1}, DType::kInt64), this_gpu());
     const DispatchArgs args{.x = x, .topk_idx = ids, .num_experts = kNumExperts};
     const CapturedGraph graph(stream.get(), [&] { EXPECT_THROW(buffer.dispatch(args), InvalidArgument); });
     EXPECT_EQ(buffer.dispatch(args).x.size(0), comm.rank() == 0 ? 8 : 0);

@@ -34,8 +34,8 @@ DispatchArgs args_of(int rank, int layer, int microbatch) {
   for (int token = 0; token < kNumTokens; ++token)
     for (int column = 0; column < kNumTopk; ++column)
       ids.push_back((token * (layer + 1) + 2 * column + microbatch) % kNumExperts);
-  return {.x = cuda::to_device(tensor_of<float>({kNumTokens, kRowSize}, values), kGpu),
-          .topk_idx = cuda::to_device(tensor_of<std::int64_t>({kNumTokens, kNumTopk}, ids), kGpu),
+  return {.x = cuda::to_device(tensor_of<float>({kNumTokens, kRowSize}, values), this_gpu()),
+          .topk_idx = cuda::to_device(tensor_of<std::int64_t>({kNumTokens, kNumTopk}, ids), this_gpu()),
           .num_experts = kNumExperts,
           .expert_alignment = 8,
           .do_expand = layer % 2 == 0,
@@ -97,9 +97,9 @@ void backward(Buffers& buffers, std::vector<Live> live) {
 }
 
 TEST_F(LiveLayersTest, AllLayersOfAllMicrobatchesAreRightAndTheirMemoryIsUsedAgain) {
-  in_process(2, [](Communicator& comm) {
+  on_gpus(2, [](Communicator& comm) {
     Buffers buffers;
-    for (int i = 0; i < 2; ++i) buffers.emplace_back(comm, ElasticBufferConfig{.device = kGpu});
+    for (int i = 0; i < 2; ++i) buffers.emplace_back(comm, ElasticBufferConfig{.device = this_gpu()});
     std::vector<std::int64_t> arena_bytes;
     for (int step = 0; step < 3; ++step) {
       backward(buffers, forward(buffers));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ranks that are processes and share a GPU. Forked from the test, which itself never uses CUDA: a process
-// that has used it cannot be forked.
+// Ranks that are processes and take turns with the GPUs. Forked from the test, which itself never uses CUDA:
+// a process that has used it cannot be forked.
 #include "support/processes.h"
 
 #include <gtest/gtest.h>
@@ -31,6 +31,7 @@ template <typename Body>
 int on_gpu(Body body, std::chrono::milliseconds timeout) {
   if (!tool::why_no_cuda_device().empty()) return kNoGpu;
   Communicator comm = Communicator::from_environment({.timeout = timeout});
+  use_gpu_of(comm.rank());
   body(comm);
   return ::testing::Test::HasFailure() ? kWrong : kDone;
 }
@@ -43,7 +44,7 @@ TEST(CudaProcessesTest, ARoundTripReachesTheMemoryOfOtherProcesses) {
   Processes processes(job_id("round-trip"), kNumRanks, [](int) {
     return on_gpu(
         [](Communicator& comm) {
-          ElasticBuffer buffer(comm, {.device = kGpu});
+          ElasticBuffer buffer(comm, {.device = this_gpu()});
           for (int i = 0; i < 20; ++i) expect_round_trip_works(buffer);
         },
         60s);
@@ -57,7 +58,7 @@ TEST(CudaProcessesTest, ARoundTripReachesTheMemoryOfOtherProcesses) {
 
 /// Waits until the other one is missed, and goes on without it.
 void expect_rank_1_is_missed(Communicator& comm) {
-  ElasticBuffer buffer(comm, {.device = kGpu});
+  ElasticBuffer buffer(comm, {.device = this_gpu()});
   expect_round_trip_works(buffer);
   std::this_thread::sleep_for(1s);  // rank 1 has ended by now, or ends while it is waited for
   try {
@@ -70,7 +71,7 @@ void expect_rank_1_is_missed(Communicator& comm) {
   }
   Communicator survivors = comm.rebuild();
   EXPECT_EQ(survivors.num_ranks(), kNumRanks - 1);
-  ElasticBuffer next(survivors, {.device = kGpu});
+  ElasticBuffer next(survivors, {.device = this_gpu()});
   expect_round_trip_works(next);
 }
 
@@ -79,7 +80,7 @@ TEST(CudaProcessesTest, ARankThatEndsWhileIdleIsNamedAndTheOthersGoOn) {
     return on_gpu(
         [rank](Communicator& comm) {
           if (rank != 1) return expect_rank_1_is_missed(comm);
-          ElasticBuffer buffer(comm, {.device = kGpu});
+          ElasticBuffer buffer(comm, {.device = this_gpu()});
           expect_round_trip_works(buffer);
           cudaDeviceSynchronize();
           kill(getpid(), SIGKILL);

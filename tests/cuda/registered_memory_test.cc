@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Memory of the program's own that combine reads in place. Ranks are threads that share the GPU.
+// Memory of the program's own that combine reads in place. Ranks are threads that take turns with the GPUs.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -18,8 +18,9 @@ namespace flexep {
 namespace {
 
 using namespace std::chrono_literals;
-using flexep::testing::kGpu;
+using flexep::testing::on_gpus;
 using flexep::testing::tensor_of;
+using flexep::testing::this_gpu;
 using flexep::testing::values_of;
 
 constexpr int kNumRanks = 3;
@@ -40,23 +41,24 @@ DispatchArgs args_for(int rank, int num_ranks, bool do_expand) {
   if (num_ranks == 1) {
     for (int i = 0; i < kNumTokens; ++i) topk_idx[static_cast<std::size_t>(2 * i)] = 1;
   }
-  return {.x = cuda::to_device(tensor_of<float>({kNumTokens, kHidden}, x), kGpu),
-          .topk_idx = cuda::to_device(tensor_of<std::int64_t>({kNumTokens, 2}, topk_idx), kGpu),
-          .topk_weights = cuda::to_device(Tensor::zeros({kNumTokens, 2}, DType::kFloat32), kGpu),
+  return {.x = cuda::to_device(tensor_of<float>({kNumTokens, kHidden}, x), this_gpu()),
+          .topk_idx = cuda::to_device(tensor_of<std::int64_t>({kNumTokens, 2}, topk_idx), this_gpu()),
+          .topk_weights = cuda::to_device(Tensor::zeros({kNumTokens, 2}, DType::kFloat32), this_gpu()),
           .num_experts = 2 * num_ranks,
           .do_expand = do_expand};
 }
 
 /// A copy of a tensor of the GPU.
 Tensor copy_of(const Tensor& tensor) {
-  return cuda::to_device(cuda::to_host(tensor), kGpu);
+  return cuda::to_device(cuda::to_host(tensor), this_gpu());
 }
 
 TEST_F(CudaRegisteredMemoryTest, CombineReadsItInPlaceWithTheSameBits) {
   for (const bool do_expand : {false, true}) {
     for (const bool allow_multiple_reduction : {false, true}) {
-      in_process(kNumRanks, [&](Communicator& comm) {
-        ElasticBuffer buffer(comm, {.device = kGpu, .allow_multiple_reduction = allow_multiple_reduction});
+      on_gpus(kNumRanks, [&](Communicator& comm) {
+        ElasticBuffer buffer(comm,
+                             {.device = this_gpu(), .allow_multiple_reduction = allow_multiple_reduction});
         const auto recv = buffer.dispatch(args_for(comm.rank(), kNumRanks, do_expand));
         const Tensor y = copy_of(recv.x);
         const Tensor weights = copy_of(recv.topk_weights);
@@ -75,8 +77,8 @@ TEST_F(CudaRegisteredMemoryTest, CombineReadsItInPlaceWithTheSameBits) {
 }
 
 TEST_F(CudaRegisteredMemoryTest, MemoryThatIsNotAllRegisteredOrNotAnyMoreIsStaged) {
-  in_process(2, [](Communicator& comm) {
-    ElasticBuffer buffer(comm, {.device = kGpu});
+  on_gpus(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     const auto recv = buffer.dispatch(args_for(comm.rank(), 2, false));
     const Tensor y = copy_of(recv.x);
     const auto is_staged = [&] {
@@ -97,8 +99,8 @@ TEST_F(CudaRegisteredMemoryTest, MemoryThatIsNotAllRegisteredOrNotAnyMoreIsStage
 }
 
 TEST_F(CudaRegisteredMemoryTest, UnfitMemoryIsRefusedByName) {
-  ElasticBuffer buffer(Communicator::self(), {.device = kGpu});
-  const Tensor memory = cuda::empty({4096}, DType::kUInt8, kGpu);
+  ElasticBuffer buffer(Communicator::self(), {.device = this_gpu()});
+  const Tensor memory = cuda::empty({4096}, DType::kUInt8, this_gpu());
   cudaStreamSynchronize(cuda::current_stream());
   const auto begin = static_cast<std::byte*>(memory.data());
   const RegisteredMemory registration = buffer.register_memory(begin + 1024, 1024);
@@ -121,8 +123,8 @@ TEST_F(CudaRegisteredMemoryTest, UnfitMemoryIsRefusedByName) {
 }
 
 TEST_F(CudaRegisteredMemoryTest, SlotsAreUsedAgain) {
-  ElasticBuffer buffer(Communicator::self(), {.device = kGpu});
-  const Tensor memory = cuda::empty({1 << 16}, DType::kUInt8, kGpu);
+  ElasticBuffer buffer(Communicator::self(), {.device = this_gpu()});
+  const Tensor memory = cuda::empty({1 << 16}, DType::kUInt8, this_gpu());
   cudaStreamSynchronize(cuda::current_stream());
   const auto begin = static_cast<std::byte*>(memory.data());
   std::vector<RegisteredMemory> all;
@@ -134,8 +136,8 @@ TEST_F(CudaRegisteredMemoryTest, SlotsAreUsedAgain) {
 
 TEST_F(CudaRegisteredMemoryTest, EndWaitsForACombineThatIsInFlight) {
   std::atomic<bool> is_ending{false};
-  in_process(2, [&](Communicator& comm) {
-    ElasticBuffer buffer(comm, {.device = kGpu});
+  on_gpus(2, [&](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     const auto recv = buffer.dispatch(args_for(comm.rank(), 2, false));
     if (comm.rank() == 1) {
       while (!is_ending) std::this_thread::yield();
@@ -145,7 +147,7 @@ TEST_F(CudaRegisteredMemoryTest, EndWaitsForACombineThatIsInFlight) {
       return;
     }
     const Tensor y = copy_of(recv.x);
-    const Tensor garbage = cuda::to_device(Tensor::zeros(y.shape(), y.dtype()), kGpu);
+    const Tensor garbage = cuda::to_device(Tensor::zeros(y.shape(), y.dtype()), this_gpu());
     cudaStreamSynchronize(cuda::current_stream());
     RegisteredMemory registration = buffer.register_memory(y.data(), y.num_bytes());
     const auto out = buffer.combine({.x = y, .handle = recv.handle, .async_with_compute_stream = true});
@@ -159,11 +161,11 @@ TEST_F(CudaRegisteredMemoryTest, EndWaitsForACombineThatIsInFlight) {
 }
 
 TEST_F(CudaRegisteredMemoryTest, MayOutliveItsBuffer) {
-  const Tensor memory = cuda::empty({4096}, DType::kUInt8, kGpu);
+  const Tensor memory = cuda::empty({4096}, DType::kUInt8, this_gpu());
   cudaStreamSynchronize(cuda::current_stream());
   RegisteredMemory registration;
   {
-    ElasticBuffer buffer(Communicator::self(), {.device = kGpu});
+    ElasticBuffer buffer(Communicator::self(), {.device = this_gpu()});
     registration = buffer.register_memory(memory.data(), memory.num_bytes());
   }
   registration = {};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Device memory between processes, each of which is a rank on one GPU. This process itself never uses CUDA:
+// Device memory between processes, each of which is a rank. This process itself never uses CUDA:
 // what it forks off would not be able to.
 #include <gtest/gtest.h>
 
@@ -21,8 +21,8 @@ namespace flexep {
 namespace {
 
 using namespace std::chrono_literals;
-using flexep::testing::kGpu;
 using flexep::testing::tensor_of;
+using flexep::testing::this_gpu;
 using flexep::testing::values_of;
 
 constexpr int kNumRanks = 2;
@@ -35,7 +35,8 @@ void expect_well(const std::string& name, const std::function<bool(ElasticBuffer
   test::Processes processes("cuda_test/" + name + "/" + std::to_string(getpid()), kNumRanks, [&](int) {
     if (!tool::why_no_cuda_device().empty()) return kNoDevice;
     Communicator comm = Communicator::from_environment({.timeout = 60s});
-    ElasticBuffer buffer(comm, {.device = kGpu});
+    flexep::testing::use_gpu_of(comm.rank());
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
     return body(buffer) ? 0 : 1;
   });
   bool is_skipped = false;
@@ -54,14 +55,14 @@ DispatchResult dispatch(ElasticBuffer& buffer) {
   std::vector<std::int64_t> topk_idx;
   for (int i = 0; i < kNumTokens * kNumRanks; ++i) topk_idx.push_back(i % kNumRanks);
   return buffer.dispatch(
-      {.x = cuda::to_device(Tensor::zeros({kNumTokens, kHidden}, DType::kFloat32), kGpu),
-       .topk_idx = cuda::to_device(tensor_of<std::int64_t>({kNumTokens, kNumRanks}, topk_idx), kGpu),
+      {.x = cuda::to_device(Tensor::zeros({kNumTokens, kHidden}, DType::kFloat32), this_gpu()),
+       .topk_idx = cuda::to_device(tensor_of<std::int64_t>({kNumTokens, kNumRanks}, topk_idx), this_gpu()),
        .num_experts = kNumRanks});
 }
 
 /// Combines rows that are all `value`, written into `memory` first. @return whether the sums are right.
 bool combine(ElasticBuffer& buffer, const DispatchResult& recv, std::byte* memory, float value) {
-  const Tensor y = Tensor::from_memory(memory, recv.x.shape(), DType::kFloat32, nullptr, kGpu);
+  const Tensor y = Tensor::from_memory(memory, recv.x.shape(), DType::kFloat32, nullptr, this_gpu());
   const auto num_elements = static_cast<std::size_t>(y.num_elements());
   conformance::write_on_cuda(y, tensor_of<float>(y.shape(), std::vector<float>(num_elements, value)));
   const auto out = buffer.combine({.x = y, .handle = recv.handle});
@@ -74,7 +75,7 @@ bool combine(ElasticBuffer& buffer, const DispatchResult& recv, std::byte* memor
 
 TEST(CudaSharedMemoryTest, ProcessesReadItInPlaceForAsLongAsItIsRegistered) {
   expect_well("registered", [](ElasticBuffer& buffer) {
-    const auto memory = conformance::allocate_on_cuda(64 << 10, kGpu);
+    const auto memory = conformance::allocate_on_cuda(64 << 10, this_gpu());
     std::byte* const begin = memory.get() + 4096;  // the middle of an allocation
     const auto recv = dispatch(buffer);
     bool ok = combine(buffer, recv, begin, 1);
@@ -94,7 +95,8 @@ TEST(CudaSharedMemoryTest, MemoryThatIsFreedAndAllocatedAnewIsMappedAnew) {
     const auto recv = dispatch(buffer);
     bool ok = true;
     for (int round = 0; round < 4; ++round) {
-      const auto memory = conformance::allocate_on_cuda(static_cast<std::size_t>(2 + round % 2) << 20, kGpu);
+      const auto memory =
+          conformance::allocate_on_cuda(static_cast<std::size_t>(2 + round % 2) << 20, this_gpu());
       const RegisteredMemory registration = buffer.register_memory(memory.get(), 2 << 20);
       ok = ok && combine(buffer, recv, memory.get(), static_cast<float>(round));
       if (round == 2) buffer.trim();
@@ -105,7 +107,7 @@ TEST(CudaSharedMemoryTest, MemoryThatIsFreedAndAllocatedAnewIsMappedAnew) {
 
 TEST(CudaSharedMemoryTest, MemoryOfAPoolIsRefusedByName) {
   expect_well("pool", [](ElasticBuffer& buffer) {
-    const Tensor memory = cuda::empty({1 << 16}, DType::kUInt8, kGpu);
+    const Tensor memory = cuda::empty({1 << 16}, DType::kUInt8, this_gpu());
     cudaStreamSynchronize(cuda::current_stream());
     try {
       const auto unexpected = buffer.register_memory(memory.data(), memory.num_bytes());
@@ -119,7 +121,7 @@ TEST(CudaSharedMemoryTest, MemoryOfAPoolIsRefusedByName) {
 /// What buffer.empty() of another buffer gives is virtual memory of cuMemCreate.
 TEST(CudaSharedMemoryTest, VirtualMemoryIsSharedPieceByPiece) {
   expect_well("virtual", [](ElasticBuffer& buffer) {
-    ElasticBuffer other(Communicator::self(), {.device = kGpu});
+    ElasticBuffer other(Communicator::self(), {.device = this_gpu()});
     const Tensor first = other.empty({100 << 20}, DType::kUInt8);
     const Tensor second = other.empty({200 << 20}, DType::kUInt8);  // grows: from here on another piece
     std::byte* const begin = static_cast<std::byte*>(first.data()) + (96 << 20);

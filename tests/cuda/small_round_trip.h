@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "cuda/gpus.h"
 #include "cuda_devices.h"
 #include "flexep/cuda.h"
 #include "flexep/elastic_buffer.h"
@@ -14,7 +15,6 @@ namespace flexep::testing {
 
 constexpr int kNumExperts = 6;
 constexpr int kHidden = 4;
-const Device kGpu = Device::cuda(0);
 
 /// Skipped without a GPU.
 class CudaTest : public ::testing::Test {
@@ -27,10 +27,11 @@ class CudaTest : public ::testing::Test {
 /// Two tokens, each to the first and the last rank.
 inline DispatchArgs good_args(int rank) {
   const auto first = static_cast<float>(10 * rank + 1);
-  return {.x = cuda::to_device(tensor_of<float>({2, kHidden}, {first, 0, 0, 0, first + 1, 0, 0, 0}), kGpu),
-          .topk_idx = cuda::to_device(
-              tensor_of<std::int64_t>({2, 2}, {0, kNumExperts - 1, kNumExperts - 1, 0}), kGpu),
-          .num_experts = kNumExperts};
+  return {
+      .x = cuda::to_device(tensor_of<float>({2, kHidden}, {first, 0, 0, 0, first + 1, 0, 0, 0}), this_gpu()),
+      .topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, kNumExperts - 1, kNumExperts - 1, 0}),
+                                  this_gpu()),
+      .num_experts = kNumExperts};
 }
 
 inline void expect_round_trip_works(ElasticBuffer& buffer) {

@@ -20,17 +20,20 @@ std::string why_no_cuda_device() {
   return num_devices > 0 ? "" : "this machine has no GPU";
 }
 
+int num_cuda_devices() {
+  int num_devices = 0;
+  return cudaGetDeviceCount(&num_devices) == cudaSuccess ? num_devices : 0;
+}
+
 std::string cuda_device_name() {
   const auto names = cuda_device_names();
   return names.empty() ? "" : names.front();
 }
 
 std::vector<std::string> cuda_device_names() {
-  int num_devices = 0;
-  if (cudaGetDeviceCount(&num_devices) != cudaSuccess) return {};
-  std::vector<std::string> names(static_cast<std::size_t>(num_devices));
+  std::vector<std::string> names(static_cast<std::size_t>(num_cuda_devices()));
   cudaDeviceProp properties;
-  for (int device = 0; device < num_devices; ++device) {
+  for (int device = 0; device < static_cast<int>(names.size()); ++device) {
     if (cudaGetDeviceProperties(&properties, device) == cudaSuccess)
       names[static_cast<std::size_t>(device)] = properties.name;
   }

@@ -14,6 +14,8 @@ namespace flexep::tool {
 /// CUDA_MODULE_LOADING, unless it is set.
 std::string why_no_cuda_device();
 
+/// GPUs that this process sees.
+int num_cuda_devices();
 /// The name of the first GPU; empty when there is none.
 std::string cuda_device_name();
 /// The names of all GPUs.

@@ -7,6 +7,10 @@ std::string why_no_cuda_device() {
   return "this build has no CUDA backend";
 }
 
+int num_cuda_devices() {
+  return 0;
+}
+
 std::string cuda_device_name() {
   return "";
 }

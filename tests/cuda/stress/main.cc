@@ -25,6 +25,7 @@ struct Options {
   int num_rounds = 300;
   int first_round = 0;
   std::uint64_t seed = 1;
+  int num_gpus = 0;
   std::string memory = "device";
 };
 
@@ -54,7 +55,8 @@ struct Outcome {
 /// All rounds on one rank. @return whether nothing was wrong on any.
 bool run_rank(Communicator& comm, const Options& options) {
   const auto begin = std::chrono::steady_clock::now();
-  StressRank rank(comm, options.seed, tool::arena_memory_of(options.memory));
+  StressRank rank(comm, tool::device_of("cuda", options.num_gpus, comm.rank()), options.seed,
+                  tool::arena_memory_of(options.memory));
   for (int i = 0; i < options.num_rounds; ++i)
     rank.run(draw_round(options.seed, options.first_round + i, comm.num_ranks()));
   rank.finish();
@@ -108,6 +110,7 @@ int main(int argc, char** argv) {
   app.add_option("--first-round", options.first_round, "The number of the first round")
       ->capture_default_str();
   app.add_option("--seed", options.seed, "Decides all rounds")->capture_default_str();
+  app.add_option("--gpus", options.num_gpus, "That ranks take turns with; 0 = all")->capture_default_str();
   app.add_option("--memory", options.memory, "Of arenas: device or pinned_host")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {

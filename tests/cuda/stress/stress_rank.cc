@@ -15,7 +15,6 @@ namespace {
 
 using testing::require;
 
-const Device kGpu = Device::cuda(0);
 /// Holds the rows of all rounds but the largest.
 constexpr std::size_t kRegisteredBytes = std::size_t{8} << 20;
 
@@ -30,8 +29,9 @@ void fill(const Tensor& tensor, int byte) {
 
 }  // namespace
 
-StressRank::StressRank(const Communicator& comm, std::uint64_t seed, ArenaMemory arena_memory)
-    : comm_(comm), seed_(seed) {
+StressRank::StressRank(const Communicator& comm, Device gpu, std::uint64_t seed, ArenaMemory arena_memory)
+    : comm_(comm), gpu_(gpu), seed_(seed) {
+  require(cudaSetDevice(gpu_.index), "cudaSetDevice");
   require(cudaMalloc(reinterpret_cast<void**>(&findings_), sizeof(Findings)), "cudaMalloc");
   require(cudaMemset(findings_, 0, sizeof(Findings)), "cudaMemset");
   for (auto& memory : memory_to_register_) {
@@ -48,7 +48,7 @@ StressRank::StressRank(const Communicator& comm, std::uint64_t seed, ArenaMemory
   comm_.barrier();  // before the first kernel that waits for another rank
   for (std::size_t i = 0; i < buffers_.size(); ++i) {
     buffers_[i] = std::make_unique<ElasticBuffer>(
-        comm_, ElasticBufferConfig{.device = kGpu,
+        comm_, ElasticBufferConfig{.device = gpu_,
                                    .num_max_tokens_per_rank = kNoSyncMaxTokens,
                                    .allow_multiple_reduction = i == 0,
                                    .arena_memory = arena_memory});
@@ -93,7 +93,7 @@ void StressRank::finish() {
 }
 
 Tensor StressRank::upload(const void* pinned, const Shape& shape, DType dtype) {
-  const Tensor tensor = cuda::empty(shape, dtype, kGpu);
+  const Tensor tensor = cuda::empty(shape, dtype, gpu_);
   if (tensor.num_bytes() == 0) return tensor;
   require(cudaMemcpyAsync(tensor.data(), pinned, tensor.num_bytes(), cudaMemcpyHostToDevice,
                           cuda::current_stream()),
@@ -106,7 +106,7 @@ StressRank::Inputs StressRank::make_inputs(const Round& round, const Manner& man
   const Shape shape{num_tokens, round.hidden};
   Inputs inputs;
   inputs.x = manner.has_arena_input ? buffer(round).empty(shape, round.dtype)
-                                    : cuda::empty(shape, round.dtype, kGpu);
+                                    : cuda::empty(shape, round.dtype, gpu_);
   write_rows(rows_of(inputs.x, num_tokens), round.content(is_cached), rank(), cuda::current_stream());
   const Shape pairs{num_tokens, round.num_topk};
   if (!is_cached)
@@ -199,7 +199,7 @@ Tensor StressRank::expert_outputs(const Pending& pending) {
   } else if (pending.manner.expert_output != ExpertOutput::kInPlace) {
     y = pending.manner.expert_output == ExpertOutput::kArena
             ? buffer(pending.round).empty(x.shape(), x.dtype())
-            : cuda::empty(x.shape(), x.dtype(), kGpu);
+            : cuda::empty(x.shape(), x.dtype(), gpu_);
     spoil(y);  // rows that no expert writes are never read
   }
   run_experts(rows_of(y, pending.num_rows), x.data(), pending.expert_scales, cuda::current_stream());
@@ -213,7 +213,7 @@ Tensor StressRank::registered(const Round& round, const Tensor& like) {
   if (like.num_bytes() > kRegisteredBytes) return {};
   if (last_use_[buffer_idx]) cuda::wait(last_use_[buffer_idx]);
   const auto& memory = memory_to_register_[buffer_idx];
-  return Tensor::from_memory(memory.get(), like.shape(), like.dtype(), memory, kGpu);
+  return Tensor::from_memory(memory.get(), like.shape(), like.dtype(), memory, gpu_);
 }
 
 void StressRank::combine(Pending& pending) {
@@ -298,7 +298,7 @@ Findings StressRank::findings() const {
 bool StressRank::would_notice() {
   const Round round = draw_round(seed_, 0, comm_.num_ranks());
   const cuda::StreamGuard guard(stream(0));
-  const Tensor x = cuda::empty({3, 64}, DType::kBFloat16, kGpu);
+  const Tensor x = cuda::empty({3, 64}, DType::kBFloat16, gpu_);
   write_rows(rows_of(x, 3), round.content(), rank(), stream(0));
   std::vector<ExpectedRow> expected;
   for (int token = 0; token < 3; ++token) expected.push_back({.src_rank = rank(), .token = token});

@@ -20,7 +20,7 @@ namespace flexep::stress {
 class StressRank {
  public:
   /// Collective.
-  StressRank(const Communicator& comm, std::uint64_t seed, ArenaMemory arena_memory);
+  StressRank(const Communicator& comm, Device gpu, std::uint64_t seed, ArenaMemory arena_memory);
   ~StressRank();
 
   /// The dispatches of the round, and the combines that are due. Collective.
@@ -75,6 +75,7 @@ class StressRank {
   void check_words(const Round& round, const Tensor& got, const std::vector<T>& expected, Checked what);
 
   Communicator comm_;
+  Device gpu_;
   std::uint64_t seed_;
   Streams streams_{};
   std::array<std::shared_ptr<std::byte>, kNumBuffers>

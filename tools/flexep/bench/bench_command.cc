@@ -87,6 +87,10 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
     return command->add_option(name, value, what)->capture_default_str();
   };
   add("--device", options->device, "cpu or cuda");
+  add("--gpus", options->num_gpus,
+      "GPUs that ranks take turns with; 0 = all that there are. With several, the floor is the slower of "
+      "copies in "
+      "device memory and copies between GPUs");
   add("--transport", options->transport,
       "shm (processes), in_process (threads) or mpi (processes that mpirun starts)");
   add("--ranks", options->num_ranks,

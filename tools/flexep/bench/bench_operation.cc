@@ -179,7 +179,7 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
       comm(communicator),
       workload(options),
       check(options, workload, comm.rank()),
-      placement(device_of(options.device)),
+      placement(device_of(options.device, options.num_gpus, comm.rank())),
       buffer(comm, config_of(options, placement.device())) {
   const std::int64_t num_tokens = options.num_tokens_of(comm.rank());
   const Shape pairs({num_tokens, options.num_topk});

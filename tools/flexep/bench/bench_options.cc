@@ -114,6 +114,10 @@ bool BenchOptions::has_buffer_op() const {
   return std::any_of(ops.begin(), ops.end(), [](const auto& op) { return op != "layer"; });
 }
 
+int BenchOptions::num_gpus_used() const {
+  return device == "cpu" ? 0 : num_gpus_of(num_gpus, num_ranks);
+}
+
 DType BenchOptions::element_type() const {
   for (const DType type : {DType::kBFloat16, DType::kFloat32, DType::kFloat64, DType::kFloat8E4M3}) {
     if (dtype == name_of(type)) return type;
@@ -136,7 +140,7 @@ double BenchOptions::zipf_exponent() const {
 }
 
 void validate(const BenchOptions& options) {
-  device_of(options.device);
+  device_of(options.device, options.num_gpus);
   require_one_of("--transport", options.transport, {"shm", "in_process", "mpi"});
   require_one_of("--layout", options.layout, {"compact", "expanded"});
   require_one_of("--input", options.input, {"arena", "ordinary", "registered"});

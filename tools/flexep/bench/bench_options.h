@@ -13,6 +13,7 @@ namespace flexep::tool {
 /// The options of `flexep bench`, as typed.
 struct BenchOptions {
   std::string device = "cpu";
+  int num_gpus = 0;  ///< that ranks take turns with; 0 = all
   std::string transport = "shm";
   int num_ranks = 2;
   int num_domains = 0;  ///< 0 = as the transport finds them
@@ -46,6 +47,8 @@ struct BenchOptions {
   bool has_buffer_op() const;
   bool do_expand() const { return layout == "expanded"; }
   bool do_cpu_sync() const { return sync == "host"; }
+  /// GPUs that ranks are on, by rank % num_gpus_used().
+  int num_gpus_used() const;
   bool has_idle_ranks() const { return num_active_ranks > 0 && num_active_ranks < num_ranks; }
   int num_tokens_of(int rank) const { return has_idle_ranks() && rank >= num_active_ranks ? 0 : num_tokens; }
   /// @throws UsageError.

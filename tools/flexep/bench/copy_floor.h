@@ -8,7 +8,8 @@
 namespace flexep::tool {
 
 /// On a GPU: a copy from device memory to device memory that reads and writes as many bytes as the operation
-/// has to, by all ranks at a time; over PCIe where rows lie in host memory. @throws NotAvailable in a build
+/// has to, by all ranks at a time. Where ranks are on several GPUs, copies between these run beside it, of
+/// each row that has to cross once. Over PCIe where rows lie in host memory. @throws NotAvailable in a build
 /// without CUDA.
 std::unique_ptr<Floor> make_copy_floor(const Workload& workload, const BenchOptions& options, int rank);
 

@@ -9,6 +9,7 @@
 
 #include "bench/gemm.h"
 #include "bench/timing.h"
+#include "common/math.h"
 #include "flexep/error.h"
 
 namespace flexep::tool {
@@ -57,11 +58,12 @@ class TimedGemm {
   cudaEvent_t end_ = nullptr;
 };
 
-/// Multiprocessors that communication leaves over when all ranks are on one GPU.
+/// Multiprocessors that communication leaves over on the GPU of rank 0.
 int num_sms_left(const BenchRank& rank) {
   int num_sms = 0;
   require(cudaDeviceGetAttribute(&num_sms, cudaDevAttrMultiProcessorCount, rank.placement.device().index));
-  return std::max(num_sms - rank.comm.num_ranks() * rank.handle.num_sms(), 1);
+  const int num_ranks = ceil_div(rank.comm.num_ranks(), rank.options.num_gpus_used());
+  return std::max(num_sms - num_ranks * rank.handle.num_sms(), 1);
 }
 
 double median_alone_us(BenchRank& rank, std::optional<TimedGemm>& gemm) {

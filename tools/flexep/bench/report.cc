@@ -72,6 +72,7 @@ Json json_of(const BenchOptions& options, const BenchResult& result) {
   return {{"op", result.op},
           {"mode", result.num_domains > 1 ? options.mode : "direct"},
           {"device", options.device},
+          {"num_gpus", options.num_gpus_used()},
           {"transport", options.transport},
           {"num_ranks", options.num_ranks},
           {"num_domains", result.num_domains},
@@ -137,6 +138,7 @@ std::string number_or_dash(const std::optional<double>& value, int num_decimals)
 
 /// What is not as usual.
 void print_variant(const BenchOptions& options) {
+  if (options.num_gpus_used() > 1) fmt::print("on {} GPUs\n", options.num_gpus_used());
   if (options.memory != "device") fmt::print("rows in {} memory\n", options.memory);
   if (!options.do_cpu_sync()) fmt::print("no host sync");
   if (options.num_ops_per_graph > 0)

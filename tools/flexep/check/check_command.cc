@@ -50,10 +50,11 @@ class Reporter {
 
 /// Every rank learns every outcome; rank 0 reports them.
 void run_rank(const Communicator& comm, const GroupPlan& group, const Tally& tally) {
+  const ElasticBufferConfig config = group.config_of(comm.rank());
   if (comm.rank() == 0) {
-    conformance::run_cases(comm, group.config, group.cases, Reporter(group, tally));
+    conformance::run_cases(comm, config, group.cases, Reporter(group, tally));
   } else {
-    conformance::run_cases(comm, group.config, group.cases, [](const conformance::CaseOutcome&) {});
+    conformance::run_cases(comm, config, group.cases, [](const conformance::CaseOutcome&) {});
   }
 }
 
@@ -70,7 +71,8 @@ int run_as_rank(const CheckOptions& options) {
   const std::string transport =
       options.transport == "all" ? std::string(comm.transport_name()) : options.transport;
   GroupPlan group = plan_rank(options, transport, comm.num_ranks());
-  group.num_domains = ElasticBuffer(comm, group.config).get_physical_domain_size().num_scaleout_ranks;
+  group.num_domains =
+      ElasticBuffer(comm, group.config_of(comm.rank())).get_physical_domain_size().num_scaleout_ranks;
   const bool is_ours = !options.tally.empty();
   const Tally tally = is_ours ? Tally::open(options.tally) : Tally::create(group.cases.num_cases);
   run_rank(comm, group, tally);
@@ -139,6 +141,8 @@ void add_check_command(CLI::App& app, Runner& runner) {
       "check", "Holds random dispatches and combines on this machine against the reference");
   auto options = std::make_shared<CheckOptions>();
   command->add_option("--device", options->device, "cpu or cuda")->capture_default_str();
+  command->add_option("--gpus", options->num_gpus, "GPUs that ranks take turns with; 0 = all that there are")
+      ->capture_default_str();
   command->add_option("--memory", options->memory, "Of GPUs' ranks for rows: device or pinned_host")
       ->capture_default_str();
   command

@@ -49,10 +49,11 @@ std::vector<int> domains_of(const CheckOptions& options, const std::string& tran
 
 GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, int num_ranks) {
   require_usable(options);
-  GroupPlan group{
-      .config = {.device = device_of(options.device), .arena_memory = arena_memory_of(options.memory)},
-      .transport = transport,
-      .num_ranks = num_ranks};
+  GroupPlan group{.config = {.device = device_of(options.device, options.num_gpus),
+                             .arena_memory = arena_memory_of(options.memory)},
+                  .num_gpus = options.num_gpus,
+                  .transport = transport,
+                  .num_ranks = num_ranks};
   group.cases = {.seed = options.seed,
                  .first = options.first_case,
                  .stride = options.case_stride,
@@ -62,6 +63,12 @@ GroupPlan plan_rank(const CheckOptions& options, const std::string& transport, i
     group.cases.num_cases = 1;
   }
   return group;
+}
+
+ElasticBufferConfig GroupPlan::config_of(int rank) const {
+  ElasticBufferConfig of_rank = config;
+  of_rank.device = device_of(std::string(name_of(config.device)), num_gpus, rank);
+  return of_rank;
 }
 
 std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
@@ -91,14 +98,16 @@ std::string reproduce_command(const GroupPlan& group, std::int64_t case_idx) {
   const std::string memory = group.config.arena_memory == ArenaMemory::kDevice
                                  ? ""
                                  : fmt::format(" --memory {}", name_of(group.config.arena_memory));
-  return fmt::format("flexep check --device {}{} --transport {} --ranks {}{} --seed {} --case {}",
-                     name_of(group.config.device), memory, group.transport, group.num_ranks, domains,
+  const std::string gpus = group.num_gpus == 0 ? "" : fmt::format(" --gpus {}", group.num_gpus);
+  return fmt::format("flexep check --device {}{}{} --transport {} --ranks {}{} --seed {} --case {}",
+                     name_of(group.config.device), gpus, memory, group.transport, group.num_ranks, domains,
                      group.cases.seed, case_idx);
 }
 
 std::vector<std::string> rank_arguments(const GroupPlan& group, const std::string& tally) {
   return {"check",
           fmt::format("--device={}", name_of(group.config.device)),
+          fmt::format("--gpus={}", group.num_gpus),
           fmt::format("--memory={}", name_of(group.config.arena_memory)),
           fmt::format("--transport={}", group.transport),
           fmt::format("--cases={}", group.cases.num_cases),

@@ -12,6 +12,7 @@ namespace flexep::tool {
 /// The options of `flexep check`.
 struct CheckOptions {
   std::string device = "cpu";
+  int num_gpus = 0;  ///< 0 = all
   std::string memory = "device";
   std::string transport = "all";
   std::vector<int> num_ranks = {1, 2, 3, 4, 7, 8};
@@ -29,13 +30,15 @@ struct CheckOptions {
 
 /// A kind of group and the cases that it runs.
 struct GroupPlan {
-  ElasticBufferConfig config;
+  ElasticBufferConfig config;  ///< of rank 0
+  int num_gpus = 0;
   std::string transport;
   int num_ranks = 1;
   int num_domains = 1;
   conformance::CaseRange cases;
 
   int num_scaleup_ranks() const { return num_ranks / num_domains; }
+  ElasticBufferConfig config_of(int rank) const;
 };
 
 /// Shares the cases out to every kind of group, by transport, number of ranks and of domains: case i goes to

@@ -16,7 +16,9 @@ void require(cudaError_t error) {
 
 }  // namespace
 
-void require_cuda() {}
+void use_cuda(Device device) {
+  require(cudaSetDevice(device.index));
+}
 
 Tensor put_on_cuda(const Tensor& on_host, Device device) {
   std::int64_t num_elements = on_host.num_elements() > 0 ? 1 : 0;

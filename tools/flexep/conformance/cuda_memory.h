@@ -11,7 +11,8 @@ namespace flexep::conformance {
 
 /// Placement's steps in memory of a GPU, in the order of the current stream. In a build without CUDA they
 /// throw InvalidArgument.
-void require_cuda();
+/// The calling thread uses this GPU from now on.
+void use_cuda(Device device);
 Tensor put_on_cuda(const Tensor& on_host, Device device);
 Tensor empty_on_cuda(const Shape& shape, DType dtype, Device device);
 Pages pages_on_cuda(std::size_t num_bytes, Device device);

@@ -3,39 +3,41 @@
 #include "flexep/error.h"
 
 namespace flexep::conformance {
+namespace {
 
-void require_cuda() {
+[[noreturn]] void refuse() {
   throw InvalidArgument("device", "this build has no CUDA backend");
 }
 
+}  // namespace
+
+void use_cuda(Device) {
+  refuse();
+}
+
 Tensor put_on_cuda(const Tensor&, Device) {
-  require_cuda();
-  return {};
+  refuse();
 }
 Tensor empty_on_cuda(const Shape&, DType, Device) {
-  require_cuda();
-  return {};
+  refuse();
 }
 Pages pages_on_cuda(std::size_t, Device) {
-  require_cuda();
-  return {};
+  refuse();
 }
 Tensor fetch_from_cuda(const Tensor&) {
-  require_cuda();
-  return {};
+  refuse();
 }
 void synchronise_cuda() {
-  require_cuda();
+  refuse();
 }
 void fill_on_cuda(const Tensor&, int) {
-  require_cuda();
+  refuse();
 }
 void write_on_cuda(const Tensor&, const Tensor&) {
-  require_cuda();
+  refuse();
 }
 std::shared_ptr<std::byte> allocate_on_cuda(std::size_t, Device) {
-  require_cuda();
-  return {};
+  refuse();
 }
 
 }  // namespace flexep::conformance

@@ -12,7 +12,7 @@
 namespace flexep::conformance {
 
 Placement::Placement(Device device) : device_(device) {
-  if (!device_.is_host()) require_cuda();
+  if (!device_.is_host()) use_cuda(device_);
 }
 
 Tensor Placement::put(const Tensor& on_host) const {

@@ -18,7 +18,8 @@ struct Pages {
 /// does nothing.
 class Placement {
  public:
-  /// @throws InvalidArgument when the device is one of CUDA and this build has no CUDA.
+  /// For the calling thread, which uses a GPU from now on. @throws InvalidArgument when the device is one of
+  /// CUDA and this build has no CUDA.
   explicit Placement(Device device);
 
   Device device() const { return device_; }
