@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
-from . import DispatchHandle, ElasticBuffer, InvalidArgument
+from . import DispatchHandle, ElasticBuffer
 from . import record_stream as _record_stream
 from ._torch_tensor import combined, dispatched, operation_stream, to_core, to_torch
 
@@ -28,12 +29,11 @@ class Dispatched(NamedTuple):
     handle: DispatchHandle
 
 
-# torch.compile breaks its graph around the operations. The public way imports the compiler at once, which takes seconds; PyTorch
-# has another for itself, which imports it when a call is compiled.
+# torch.compile breaks its graph around the operations. The public way to say so imports the compiler at once, which takes seconds;
+# PyTorch has another for itself, which imports it when a call is compiled.
 _outside_graphs = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
 
 
-@_outside_graphs
 def dispatch(
     buffer: Any,
     x: torch.Tensor,
@@ -42,25 +42,32 @@ def dispatch(
     *,
     num_experts: int = 0,
     handle: DispatchHandle | None = None,
-    **options: Any,
+    do_expand: bool | None = None,
+    expert_alignment: int = 0,
+    num_max_tokens_per_rank: int = 0,
+    max_recv_tokens: int = 0,
+    num_sms: int = 0,
 ) -> Dispatched:
     """Sends each row of x [T, H] to the ranks of its experts. Gradients: x, topk_weights.
 
     `buffer` is a flexep.ElasticBuffer or a flexep.deep_ep.ElasticBuffer. Give topk_idx and num_experts, or the handle of an
-    earlier dispatch. `options` are further arguments of ElasticBuffer.dispatch that change no order of execution:
-    do_expand, expert_alignment, num_max_tokens_per_rank, max_recv_tokens, num_sms.
+    earlier dispatch. Further arguments are those of ElasticBuffer.dispatch that change no order of execution.
     """
-    unknown = options.keys() - _DISPATCH_OPTIONS
-    if unknown:
-        raise InvalidArgument(f"flexep.torch.dispatch has no option {', '.join(sorted(unknown))}", "options")
-    if handle is None:
+    options = {
+        "num_experts": num_experts,
+        "handle": _core_handle(handle),
+        "do_expand": do_expand,
         # A gap that was not zeroed would put whatever lies there into the weight gradients of the experts.
-        options["do_zero_padding"] = bool(options.get("do_expand"))
-    options |= {"num_experts": num_experts, "handle": _core_handle(handle)}
-    return Dispatched(*_Dispatch.apply(_core_buffer(buffer), x, topk_idx, topk_weights, options))
+        "do_zero_padding": bool(do_expand) if handle is None else None,
+        "expert_alignment": expert_alignment,
+        "num_max_tokens_per_rank": num_max_tokens_per_rank,
+        "max_recv_tokens": max_recv_tokens,
+        "num_sms": num_sms,
+    }
+    run = _dispatch_outside_graphs if torch.compiler.is_compiling() else _dispatch
+    return Dispatched(*run(_core_buffer(buffer), x, topk_idx, topk_weights, options))
 
 
-@_outside_graphs
 def combine(
     buffer: Any,
     x: torch.Tensor,
@@ -74,7 +81,8 @@ def combine(
 
     x has a row for each row of the dispatch's x; weights are brought back, never applied.
     """
-    return _Combine.apply(_core_buffer(buffer), x, topk_weights, bias, _core_handle(handle), num_sms)
+    run = _combine_outside_graphs if torch.compiler.is_compiling() else _combine
+    return run(_core_buffer(buffer), x, topk_weights, bias, _core_handle(handle), num_sms)
 
 
 def record_stream(tensor: torch.Tensor, stream: torch.cuda.Stream) -> None:
@@ -85,15 +93,91 @@ def record_stream(tensor: torch.Tensor, stream: torch.cuda.Stream) -> None:
     _record_stream(to_core(tensor), stream.cuda_stream)
 
 
-_DISPATCH_OPTIONS = {"do_expand", "expert_alignment", "num_max_tokens_per_rank", "max_recv_tokens", "num_sms"}
-
-
 def _core_buffer(buffer: Any) -> ElasticBuffer:
     return getattr(buffer, "runtime", buffer)
 
 
 def _core_handle(handle: Any) -> DispatchHandle | None:
     return getattr(handle, "core", handle)
+
+
+def _is_recorded(*tensors: torch.Tensor | None) -> bool:
+    """Whether autograd has to know of an operation on these: apply() takes longer than many an operation."""
+    if forward_ad._current_level >= 0:
+        return True  # its refusal of functions without a forward derivative is apply's to say
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
+
+
+def _dispatch(
+    buffer: ElasticBuffer,
+    x: torch.Tensor,
+    topk_idx: torch.Tensor | None,
+    topk_weights: torch.Tensor | None,
+    options: dict[str, Any],
+) -> tuple:
+    run = _Dispatch.apply if _is_recorded(x, topk_weights) else _send
+    return run(buffer, x, topk_idx, topk_weights, options)
+
+
+def _combine(
+    buffer: ElasticBuffer,
+    x: torch.Tensor,
+    topk_weights: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: DispatchHandle,
+    num_sms: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    run = _Combine.apply if _is_recorded(x, topk_weights, bias) else _sum
+    return run(buffer, x, topk_weights, bias, handle, num_sms)
+
+
+_dispatch_outside_graphs, _combine_outside_graphs = _outside_graphs(_dispatch), _outside_graphs(_combine)
+
+
+def _send(
+    buffer: ElasticBuffer,
+    x: torch.Tensor,
+    topk_idx: torch.Tensor | None,
+    topk_weights: torch.Tensor | None,
+    options: dict[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, DispatchHandle]:
+    result = buffer.dispatch(
+        _readable(x),
+        topk_idx=to_core(topk_idx),
+        topk_weights=_readable(topk_weights),
+        stream=operation_stream(),
+        **options,
+    )
+    handle = result.handle
+    recv_x, recv_idx, recv_weights, _ = dispatched(result)
+    if options["handle"] is not None:
+        # The handle's own dispatch may have left its gaps as they were.
+        _zero_gaps(recv_x, handle)
+        _zero_gaps(recv_weights, handle)
+    return recv_x, recv_idx, recv_weights, handle
+
+
+def _sum(
+    buffer: ElasticBuffer,
+    x: torch.Tensor,
+    topk_weights: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: DispatchHandle,
+    num_sms: int,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    result = buffer.combine(
+        _readable(x),
+        handle=handle,
+        topk_weights=_readable(topk_weights),
+        bias=_readable(bias),
+        num_sms=num_sms,
+        stream=operation_stream(),
+    )
+    return combined(result)
 
 
 class _Dispatch(torch.autograd.Function):
@@ -106,27 +190,17 @@ class _Dispatch(torch.autograd.Function):
         topk_weights: torch.Tensor | None,
         options: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, DispatchHandle]:
-        received = buffer.dispatch(
-            _readable(x),
-            topk_idx=to_core(topk_idx),
-            topk_weights=to_core(_contiguous(topk_weights)),
-            stream=operation_stream(),
-            **options,
-        )
-        ctx.buffer, ctx.handle, ctx.has_weights = buffer, received.handle, topk_weights is not None
-        recv_x, recv_idx, recv_weights, _ = dispatched(received)
+        received = _send(buffer, x, topk_idx, topk_weights, options)
+        _, recv_idx, _, handle = received
+        ctx.buffer, ctx.handle, ctx.has_weights = buffer, handle, topk_weights is not None
         if recv_idx is not None:
             ctx.mark_non_differentiable(recv_idx)
-        if options.get("handle") is not None:
-            # The handle's own dispatch may have left its gaps as they were.
-            _zero_gaps(recv_x, received.handle)
-            _zero_gaps(recv_weights, received.handle)
-        return recv_x, recv_idx, recv_weights, received.handle
+        return received
 
     @staticmethod
     def backward(ctx: Any, grad_x: torch.Tensor, _idx: Any, grad_weights: torch.Tensor | None, _handle: Any) -> tuple:
         weights = grad_weights if ctx.has_weights else None
-        grad_x, grad_weights = _Combine.apply(ctx.buffer, grad_x, weights, None, ctx.handle, 0)
+        grad_x, grad_weights = _combine(ctx.buffer, grad_x, weights, None, ctx.handle, 0)
         return None, grad_x, None, grad_weights, None
 
 
@@ -141,35 +215,21 @@ class _Combine(torch.autograd.Function):
         handle: DispatchHandle,
         num_sms: int,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        result = buffer.combine(
-            _readable(x),
-            handle=handle,
-            topk_weights=to_core(_contiguous(topk_weights)),
-            bias=to_core(_contiguous(bias)),
-            num_sms=num_sms,
-            stream=operation_stream(),
-        )
         ctx.buffer, ctx.handle, ctx.num_rows = buffer, handle, x.size(0)
         ctx.has_weights, ctx.has_bias = topk_weights is not None, bias is not None
-        return combined(result)
+        return _sum(buffer, x, topk_weights, bias, handle, num_sms)
 
     @staticmethod
     def backward(ctx: Any, grad_x: torch.Tensor, grad_weights: torch.Tensor | None) -> tuple:
         weights = grad_weights if ctx.has_weights else None
-        grad_rows, _, grad_row_weights, _ = _Dispatch.apply(
-            ctx.buffer, grad_x, None, weights, {"handle": ctx.handle}
-        )
+        grad_rows, _, grad_row_weights, _ = _dispatch(ctx.buffer, grad_x, None, weights, {"handle": ctx.handle})
         grad_rows, grad_row_weights = (_extended(t, ctx.num_rows) for t in (grad_rows, grad_row_weights))
         return None, grad_rows, grad_row_weights, grad_x if ctx.has_bias else None, None, None
 
 
-def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.contiguous()
-
-
-def _readable(x: torch.Tensor) -> torch.Tensor:
+def _readable(tensor: torch.Tensor | None) -> Any:
     # Expanded and transposed gradients come from sums and matrix products.
-    return to_core(x.contiguous())
+    return None if tensor is None else to_core(tensor.contiguous())
 
 
 def _zero_gaps(rows: torch.Tensor | None, handle: DispatchHandle) -> None:

@@ -3,6 +3,7 @@
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 
@@ -11,6 +12,7 @@
 
 #include "bindings.h"
 #include "blocking.h"
+#include "core/mpi_job.h"
 
 namespace flexep::python {
 namespace {
@@ -35,6 +37,24 @@ Communicator from_job(std::string id, int rank, int num_ranks, Seconds timeout) 
   });
 }
 
+// The handle that an mpi4py communicator keeps, and its size: which MPI that is only the program knows.
+template <typename T>
+T ask_mpi4py(const char* function, const nb::object& comm) {
+  return nb::cast<T>(nb::module_::import_("mpi4py.MPI").attr(function)(comm));
+}
+
+Communicator from_mpi(const nb::object& comm, Seconds timeout) {
+  const CommunicatorOptions options = options_with(timeout);
+  if (!comm.is_none()) {
+    const auto* const handle = reinterpret_cast<const void*>(ask_mpi4py<std::uintptr_t>("_addressof", comm));
+    const auto num_bytes = ask_mpi4py<std::size_t>("_sizeof", comm);
+    return blocking([&] { return internal::from_mpi_handle(handle, num_bytes, options); });
+  }
+  const Environment env = Environment::read();
+  if (env.mpi_num_ranks.value_or(1) == 1) return Communicator::self(options);
+  return blocking([&] { return from_mpi_launcher(options, env); });
+}
+
 nb::object from_process_group(const nb::object& group, Seconds timeout) {
   return nb::module_::import_("flexep._process_group").attr("open_group")(group, timeout);
 }
@@ -56,6 +76,14 @@ void all_reduce_sum(Communicator& self,
 }  // namespace
 
 void bind_communicator(nb::module_& module) {
+  module.def(
+      "mpi_environment",
+      [] {
+        const Environment env = Environment::read();
+        return std::pair(env.mpi_num_ranks, env.scaleup_size);
+      },
+      "(ranks that a launcher of MPI has started, FLEXEP_SCALEUP_SIZE), each None where the environment says "
+      "nothing.");
   nb::class_<Communicator>(
       module, "Communicator",
       "A group of ranks that communicate. Methods are collective: every rank calls them, in the "
@@ -72,6 +100,11 @@ void bind_communicator(nb::module_& module) {
           nb::sig("def from_process_group(group: object | None = None, timeout: float | None = None) -> "
                   "Communicator"),
           "The ranks of a torch.distributed process group of any backend; None is the default group.")
+      .def_static(
+          "from_mpi", &from_mpi, "comm"_a = nb::none(), "timeout"_a = nb::none(),
+          nb::sig("def from_mpi(comm: object | None = None, timeout: float | None = None) -> Communicator"),
+          "The ranks of a communicator of mpi4py; None is all processes that a launcher of MPI has started, "
+          "whatever RANK and WORLD_SIZE say. Collective over them, on any number of machines.")
       .def_static("from_job", &from_job, "id"_a, "rank"_a, "num_ranks"_a, "timeout"_a = nb::none(),
                   "Processes of one machine that have agreed on a name that no other group has.")
       .def_static(
@@ -80,6 +113,8 @@ void bind_communicator(nb::module_& module) {
       .def_prop_ro("rank", &Communicator::rank)
       .def_prop_ro("num_ranks", &Communicator::num_ranks)
       .def_prop_ro("transport_name", &Communicator::transport_name)
+      .def_prop_ro("supports_async", &Communicator::supports_async,
+                   "Whether asynchronous operations go on while the program does other things.")
       .def_prop_ro(
           "timeout",
           [](const Communicator& self) { return std::chrono::duration<double>(self.timeout()).count(); })

@@ -49,12 +49,19 @@ struct Buffer : DestroyedWithoutGil<ElasticBuffer> {
   StreamHandle comm_stream;
 };
 
+ArenaMemory arena_memory_named(std::string_view name) {
+  if (name == "device") return ArenaMemory::kDevice;
+  if (name == "pinned_host") return ArenaMemory::kPinnedHost;
+  throw InvalidArgument("arena_memory", "arena_memory must be \"device\" or \"pinned_host\", and is \"" +
+                                            std::string(name) + "\"");
+}
+
 void make_buffer(Buffer* self, const Communicator& comm, std::string_view device, int num_max_tokens_per_rank,
                  int hidden, int num_topk, bool use_fp8_dispatch, bool allow_multiple_reduction,
                  bool deterministic, int num_sms, std::int64_t max_arena_bytes,
                  std::optional<std::int64_t> num_bytes, std::int64_t num_cpu_bytes, bool explicitly_destroy,
-                 bool allow_hybrid_mode, bool prefer_overlap_with_compute, int sl_idx,
-                 int num_allocated_qps) {
+                 bool allow_hybrid_mode, bool prefer_overlap_with_compute, int sl_idx, int num_allocated_qps,
+                 std::int64_t max_staging_bytes, std::string_view arena_memory) {
   const ElasticBufferConfig config{.device = device_named(device),
                                    .num_max_tokens_per_rank = num_max_tokens_per_rank,
                                    .hidden = hidden,
@@ -63,7 +70,9 @@ void make_buffer(Buffer* self, const Communicator& comm, std::string_view device
                                    .allow_multiple_reduction = allow_multiple_reduction,
                                    .deterministic = deterministic,
                                    .num_sms = num_sms,
+                                   .arena_memory = arena_memory_named(arena_memory),
                                    .max_arena_bytes = max_arena_bytes,
+                                   .max_staging_bytes = max_staging_bytes,
                                    .num_bytes = num_bytes,
                                    .num_cpu_bytes = num_cpu_bytes,
                                    .explicitly_destroy = explicitly_destroy,
@@ -245,7 +254,8 @@ void bind_elastic_buffer(nb::module_& module) {
            "allow_multiple_reduction"_a = true, "deterministic"_a = false, "num_sms"_a = 0,
            "max_arena_bytes"_a = 0, "num_bytes"_a = nb::none(), "num_cpu_bytes"_a = 0,
            "explicitly_destroy"_a = false, "allow_hybrid_mode"_a = true,
-           "prefer_overlap_with_compute"_a = true, "sl_idx"_a = 3, "num_allocated_qps"_a = 0)
+           "prefer_overlap_with_compute"_a = true, "sl_idx"_a = 3, "num_allocated_qps"_a = 0,
+           "max_staging_bytes"_a = ElasticBufferConfig().max_staging_bytes, "arena_memory"_a = "device")
       .def_prop_ro(
           "device", [](const Buffer& self) { return name_of(self.device); }, "\"cpu\", \"cuda:0\".")
       .def_prop_ro(

@@ -17,6 +17,15 @@ def make_buffer(comm, **options):
     return flexep.ElasticBuffer(comm, device=device_name(), **options)
 
 
+def test_kinds_of_memory_are_refused_by_name():
+    comm = flexep.Communicator.single()
+    flexep.ElasticBuffer(comm, arena_memory="device", max_staging_bytes=1 << 20)
+    with pytest.raises(flexep.InvalidArgument, match="pinned_host") as error:
+        flexep.ElasticBuffer(comm, arena_memory="pinned")
+    assert error.value.argument == "arena_memory"
+    with pytest.raises(flexep.InvalidArgument, match="its device is the CPU"):
+        flexep.ElasticBuffer(comm, arena_memory="pinned_host")
+
 
 def test_hierarchy_is_that_of_cxx_and_of_python():
     for error in (

@@ -84,3 +84,6 @@ def test_wheel_installs_into_an_empty_environment(tmp_path):
     run(python, "-c", "import flexep; flexep.check(cases=20)", cwd=tmp_path, env=environment)
     assert flexep.__version__ in run(python, "-m", "flexep", "version", cwd=tmp_path, env=environment)
     assert all((site / "flexep" / name).exists() for name in ("_core.pyi", "py.typed", "deep_ep/buffer.py"))
+    for binary in (next((site / "flexep").glob("_core*.so")), site / "flexep/bin/flexep"):
+        loaded = re.findall(r"(lib(?:fmt|hwy)\.so\S*) => (\S+)", run("ldd", binary))
+        assert all(pathlib.Path(path).resolve().parents[1] == site.resolve() / "flexep" for _, path in loaded), loaded

@@ -295,7 +295,60 @@ def test_compiled_layer_gives_what_the_plain_one_gives(expand):
             assert torch.equal(plain, captured)
 
 
-def test_unknown_options_are_named():
+class Layer(torch.nn.Module):
+    """Router, experts, and what lies between them."""
+
+    def __init__(self, buffer):
+        super().__init__()
+        self.buffer = buffer
+        torch.manual_seed(1)
+        self.router = torch.nn.Linear(8, NUM_EXPERTS)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(NUM_EXPERTS // buffer.num_ranks))
+
+    def forward(self, x):
+        probs, idx = self.router(x).softmax(dim=-1).topk(2)
+        recv = flexep.torch.dispatch(self.buffer, x, idx, probs, num_experts=NUM_EXPERTS, do_expand=True)
+        rows = recv.x.split(recv.handle.num_recv_tokens_per_expert_list)
+        y = torch.cat([expert(chunk).relu() for expert, chunk in zip(self.experts, rows, strict=True)])
+        return flexep.torch.combine(self.buffer, y * recv.topk_weights[:, None], recv.handle)[0]
+
+
+@pytest.mark.ranks(2, cuda=(2, 4))
+def test_compiled_module_learns_as_the_plain_one_does():
+    results = []
+    for prepared in (lambda layer: layer, lambda layer: torch.compile(layer, backend="aot_eager")):
+        plain = Layer(make_buffer())
+        layer, optimizer = prepared(plain), torch.optim.SGD(plain.parameters(), lr=0.1)
+        for step in range(3):
+            x = torch.randn(4 + step, 8, generator=generator(step), requires_grad=True)
+            loss = (layer(x) - 1).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        results.append([loss.detach(), x.grad, *(parameter.detach() for parameter in plain.parameters())])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_autograd_is_asked_only_where_it_has_something_to_record(requires_grad, monkeypatch):
     buffer = flexep.ElasticBuffer(flexep.Communicator.single())
-    with pytest.raises(flexep.InvalidArgument, match="do_cpu_sync"):
+    recorded = []
+    for function in (flexep.torch._Dispatch, flexep.torch._Combine):
+        apply = function.apply
+        monkeypatch.setattr(
+            function, "apply", lambda *args, apply=apply, name=function.__name__: recorded.append(name) or apply(*args)
+        )
+    x = torch.ones(2, 4)
+    out = moe(buffer, x, torch.tensor([[0, 1], [2, 3]]), torch.ones(2, 2).requires_grad_(requires_grad), expand=False)
+    assert recorded == (["_Dispatch", "_Combine"] if requires_grad else [])
+    assert out.requires_grad == requires_grad
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode"):
+        dual = torch.autograd.forward_ad.make_dual(x, x)  # whose tangent would be lost
+        moe(buffer, dual, torch.tensor([[0, 1], [2, 3]]), torch.ones(2, 2), expand=False)
+
+
+def test_options_that_change_the_order_of_execution_are_refused_by_name():
+    buffer = flexep.ElasticBuffer(flexep.Communicator.single())
+    with pytest.raises(TypeError, match="do_cpu_sync"):
         flexep.torch.dispatch(buffer, torch.ones(1, 4), torch.zeros(1, 1, dtype=torch.int64), do_cpu_sync=False)

@@ -26,8 +26,9 @@ class ElasticBuffer:
     """Sends tokens to the ranks of their experts and sums what comes back, with DeepEP V2's interface.
 
     `group` is a torch.distributed process group of any backend, whose ranks are processes of one machine, perhaps on one
-    GPU. Tensors are those of the current GPU, or the CPU's where there is none. Memory follows what arrives: sizes are
-    accepted and checked, and limit nothing. Tensors stay readable after the buffer is gone.
+    GPU, or those of a launcher of MPI on any number of machines. Tensors are those of the current GPU, or the CPU's where
+    there is none. Memory follows what arrives: sizes are accepted and checked, and limit nothing. Tensors stay readable
+    after the buffer is gone.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class ElasticBuffer:
         allow_hybrid_mode: bool = True,
         allow_multiple_reduction: bool = True,
     ) -> int:
-        """Bytes that DeepEP V2 would reserve."""
+        """Bytes that DeepEP V2 would reserve on one machine. A buffer's `num_bytes` knows how many there are."""
         return get_buffer_size_hint(
             num_max_tokens_per_rank,
             hidden,
@@ -218,7 +219,8 @@ class ElasticBuffer:
         if recv_x.dtype != rows.dtype:
             recv_x = recv_x.view(rows.dtype)
         if handle is None:
-            handle = EPHandle(result.handle, result.event if do_cpu_sync is False else None)
+            event = result.event if do_cpu_sync is False else None
+            handle = EPHandle(result.handle, self.num_scaleup_ranks, event)
         event = _overlap(result.event, async_with_compute_stream, x, topk_idx, topk_weights)
         return recv_x if sf is None else (recv_x, recv_sf), recv_topk_idx, recv_topk_weights, handle, event
 

@@ -18,8 +18,12 @@ class EPHandle:
     sizes are bounds, and whoever reads a count waits for the dispatch.
     """
 
-    def __init__(self, core: DispatchHandle, event: Event | None = None) -> None:
+    # Staging of DeepEP's hybrid kernels: flexep has none, and a cached dispatch needs none.
+    token_metadata_at_forward = channel_linked_list = None
+
+    def __init__(self, core: DispatchHandle, num_scaleup_ranks: int, event: Event | None = None) -> None:
         self.core = core
+        self._num_scaleup_ranks = num_scaleup_ranks
         self._event = event  # after which counts are known, if that is not now
         self.do_expand: bool = core.do_expand
         self.num_experts: int = core.num_experts
@@ -41,8 +45,15 @@ class EPHandle:
 
     @cached_property
     def psum_num_recv_tokens_per_scaleup_rank(self) -> torch.Tensor:
-        """int32 [SU], inclusive prefix sum of tokens by source rank of the domain; the last is M."""
-        return self.psum_num_recv_tokens_per_rank
+        """int32 [SU], inclusive prefix sum of tokens by scale-up index of their source, over all domains; the last is M.
+
+        Rows are in the order of source ranks: over several domains this counts rows and does not delimit them.
+        """
+        by_rank = self.psum_num_recv_tokens_per_rank
+        if len(by_rank) == self._num_scaleup_ranks:
+            return by_rank
+        counts = by_rank.diff(prepend=by_rank.new_zeros(1)).view(-1, self._num_scaleup_ranks)
+        return counts.sum(dim=0).cumsum(dim=0).int()
 
     @cached_property
     def psum_num_recv_tokens_per_rank(self) -> torch.Tensor:
