@@ -19,7 +19,7 @@ CombineCrossing::CombineCrossing(const Job& job)
       partner_to_(job.routes->partner_to()),
       carried_waves_(list_carried_waves(job.plan->carried, job.waves.num_tokens)) {
   std::byte* room = job.staging;
-  for (int i = 0; i < 2; ++i, room += job.waves.own_bytes)
+  for (int i = 0; i < job.waves.num_own; ++i, room += job.waves.own_bytes)
     areas_.push_back({.memory = room, .messages = PlainTraffic(*job.messages), .parts = {}});
   for (int i = 0; i < job.waves.num_slots; ++i, room += job.waves.slot_bytes)
     slots_.push_back({room, PlainTraffic(*job.messages)});

@@ -15,7 +15,7 @@ DispatchCrossing::DispatchCrossing(const Job& job)
       carried_waves_(list_carried_waves(job.plan->carried, job.waves.num_tokens)) {
   std::iota(all_tokens_.begin(), all_tokens_.end(), 0);
   std::byte* room = job.staging;
-  for (int i = 0; i < 2; ++i, room += job.waves.own_bytes)
+  for (int i = 0; i < job.waves.num_own; ++i, room += job.waves.own_bytes)
     areas_.push_back({room, PlainTraffic(*job.messages)});
   for (int i = 0; i < job.waves.num_slots; ++i, room += job.waves.slot_bytes)
     slots_.push_back({.memory = room, .wave = {}});

@@ -11,6 +11,11 @@ namespace {
 
 // A message that takes a network longer than its latency, and of which a cache holds a few.
 constexpr std::size_t kTargetMessageBytes = 1 << 20;
+// A rank's own that are on their way. Between asking whether a long message may come and having the answer
+// the network carries others: 2.5 MB in the two milliseconds of 10 Gbit/s over a delay of one.
+constexpr std::size_t kTargetBytesUnderWay = 4 << 20;
+// One is packed, or summed, while the other one crosses.
+constexpr std::size_t kMinOwn = 2;
 
 // The most tokens whose waves fit, each of which takes `token_bytes` of all the room.
 int fit_tokens(std::size_t token_bytes, std::size_t message_token_bytes, const WaveLimits& limits) {
@@ -21,6 +26,18 @@ int fit_tokens(std::size_t token_bytes, std::size_t message_token_bytes, const W
   const std::size_t useful = std::max<std::size_t>(1, kTargetMessageBytes / message_token_bytes);
   const auto most = static_cast<std::size_t>(std::max(1, limits.num_max_tokens_per_rank));
   return static_cast<int>(std::min({fitting, useful, most}));
+}
+
+// As many waves more as there is use and room for, each with `num_slots_per_wave` slots.
+void add_waves(Waves& waves, int num_slots_per_wave, const WaveLimits& limits) {
+  const std::size_t wave_bytes =
+      waves.own_bytes + static_cast<std::size_t>(num_slots_per_wave) * waves.slot_bytes;
+  const std::size_t fitting = (limits.max_staging_bytes - waves.extra_bytes) / wave_bytes;
+  const auto most =
+      static_cast<std::size_t>(ceil_div(std::max(1, limits.num_max_tokens_per_rank), waves.num_tokens));
+  const std::size_t useful = ceil_div(kTargetBytesUnderWay, waves.own_bytes);
+  waves.num_own = static_cast<int>(std::max(kMinOwn, std::min({fitting, most, useful})));
+  waves.num_slots = waves.num_own * num_slots_per_wave;
 }
 
 }  // namespace
@@ -40,10 +57,10 @@ Waves plan_dispatch_waves(const OutputFormat& format, const WaveLimits& limits) 
   // A message is no larger than its tokens would be one by one.
   const std::size_t token_bytes = OutputLayout(wave_format(format), {.num_recv_tokens = 1}).num_bytes();
   const auto fanout = static_cast<std::size_t>(std::min(format.num_topk, limits.num_partners));
-  Waves waves{.num_tokens = fit_tokens(4 * fanout * token_bytes, token_bytes, limits)};
+  Waves waves{.num_tokens = fit_tokens(kMinOwn * 2 * fanout * token_bytes, token_bytes, limits)};
   waves.slot_bytes = static_cast<std::size_t>(waves.num_tokens) * token_bytes;
   waves.own_bytes = fanout * waves.slot_bytes;
-  waves.num_slots = 2 * static_cast<int>(fanout);
+  add_waves(waves, static_cast<int>(fanout), limits);
   return waves;
 }
 
@@ -65,14 +82,15 @@ Waves plan_combine_waves(const CombineFormat& format, const WaveLimits& limits) 
       static_cast<std::size_t>(rows_per_token) * align_up(format.row_bytes, OutputLayout::kAlignment) +
       static_cast<std::size_t>(fanout) * format.message_bytes(0, 1);
   const std::size_t slot_bytes = format.message_bytes(rows_per_message, 1);
-  const int num_slots = format.is_row_per_token ? 2 * fanout : 2;
+  const int num_slots_per_wave = format.is_row_per_token ? fanout : 1;
   const std::size_t all_bytes =
-      2 * own_bytes + static_cast<std::size_t>(num_slots) * slot_bytes + format.row_bytes;
-  Waves waves{.num_tokens = fit_tokens(all_bytes, slot_bytes, limits), .num_slots = num_slots};
+      kMinOwn * (own_bytes + static_cast<std::size_t>(num_slots_per_wave) * slot_bytes) + format.row_bytes;
+  Waves waves{.num_tokens = fit_tokens(all_bytes, slot_bytes, limits)};
   const auto num_tokens = static_cast<std::size_t>(waves.num_tokens);
   waves.own_bytes = num_tokens * own_bytes;
   waves.slot_bytes = num_tokens * slot_bytes;
   waves.extra_bytes = num_tokens * format.row_bytes;
+  add_waves(waves, num_slots_per_wave, limits);
   return waves;
 }
 

@@ -10,20 +10,23 @@
 namespace flexep {
 
 /// How rows cross: the tokens of each rank, as it numbers them, go in waves of `num_tokens`. A rank has room
-/// for two waves of its own, to or from all its partners, and for `num_slots` messages of waves of others, of
-/// which it takes one after the other. All ranks have the same, and none needs more however many they are.
+/// for `num_own` waves of its own, to or from all its partners, and for `num_slots` messages of waves of
+/// others, of which it takes one after the other. All ranks have the same, and none needs more however many
+/// they are.
 ///
 /// It cannot get stuck: of the ranks that are furthest behind, each has room for the wave that it is at, and
 /// whoever carries for it takes waves in order, so that his room is not full of later ones.
 struct Waves {
   int num_tokens = 1;
+  int num_own = 2;
   std::size_t own_bytes = 0;  ///< of a wave of one's own
   std::size_t slot_bytes = 0;
   int num_slots = 0;
   std::size_t extra_bytes = 0;  ///< for rows of a wave that the home sums itself
 
   std::size_t num_bytes() const {
-    return 2 * own_bytes + static_cast<std::size_t>(num_slots) * slot_bytes + extra_bytes;
+    return static_cast<std::size_t>(num_own) * own_bytes + static_cast<std::size_t>(num_slots) * slot_bytes +
+           extra_bytes;
   }
 };
 

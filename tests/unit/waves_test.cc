@@ -36,7 +36,23 @@ TEST(WavesTest, MessagesAreLargeWhereThereIsRoom) {
   const Waves waves = plan_dispatch_waves(kRows, limits(64 << 20, 1));
   EXPECT_GE(waves.slot_bytes, 1'000'000u);
   EXPECT_LE(waves.slot_bytes, 1u << 20);
-  EXPECT_EQ(waves.num_slots, 2);
+}
+
+TEST(WavesTest, AsMuchIsUnderWayAsALongCableHolds) {
+  constexpr std::size_t kCableBytes = 2'500'000;  // 10 Gbit/s over a delay of a millisecond, there and back
+  for (const int num_partners : {1, 3, 63}) {
+    for (const Waves& waves : {plan_dispatch_waves(kRows, limits(64 << 20, num_partners)),
+                               plan_combine_waves(kRowPerToken, limits(64 << 20, num_partners)),
+                               plan_combine_waves(kRowPerPair, limits(64 << 20, num_partners))}) {
+      EXPECT_GT(static_cast<std::size_t>(waves.num_own) * waves.own_bytes, kCableBytes);
+      EXPECT_GE(waves.num_slots, waves.num_own);
+    }
+  }
+}
+
+TEST(WavesTest, TwoAreUnderWayWhereThereIsLittleRoom) {
+  EXPECT_EQ(plan_dispatch_waves(kRows, limits(200'000, 1)).num_own, 2);
+  EXPECT_EQ(plan_combine_waves(kRowPerPair, limits(1'000'000, 1)).num_own, 2);
 }
 
 TEST(WavesTest, NoWaveHasMoreTokensThanARank) {
