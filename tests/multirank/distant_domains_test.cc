@@ -156,9 +156,9 @@ class SimulatedRank {
 
   double now_us() const { return now_us_; }
   bool is_done() const { return traffic_->is_done(); }
-  /// Does what it can, or looks again a little later.
+  /// Does what it can, or looks again a little later, as ranks do.
   void advance() {
-    constexpr double kPollUs = 10;
+    constexpr double kPollUs = 50;
     if (!traffic_->advance()) now_us_ += kPollUs;
   }
 
