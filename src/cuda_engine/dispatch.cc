@@ -167,29 +167,31 @@ std::shared_ptr<Flight> Dispatch::launch() {
   if (!group_.workspace || scratch > group_.workspace->num_bytes())
     group_.workspace = std::make_shared<DeviceArena::Block>(reserve_local(scratch));
   const DispatchState& state = result_.handle.state();
-  DispatchLaunch launch{.peers = group_.peers,
-                        .num_sms = request_.num_sms,
-                        .header = announce(),
-                        .format = request_.format,
-                        .num_experts = request_.shape.num_experts,
-                        .expert_alignment = request_.shape.expert_alignment,
-                        .do_zero_padding = request_.do_zero_padding,
-                        .num_tokens = request_.num_tokens,
-                        .device_num_tokens = static_cast<const std::int32_t*>(args_.num_tokens.data()),
-                        .topk_idx = args_.handle ? state.topk_idx.data() : args_.topk_idx.data(),
-                        .kept_topk_idx = args_.handle ? nullptr : state.topk_idx.data(),
-                        .x = static_cast<const std::byte*>(args_.x.data()),
-                        .x_stride = static_cast<std::size_t>(args_.x.stride(0)) * size_of(request_.dtype),
-                        .sf = static_cast<const std::uint32_t*>(args_.sf.data()),
-                        .sf_row_stride = args_.sf.stride(0),
-                        .sf_pack_stride = args_.sf.stride(1),
-                        .topk_weights = static_cast<const std::byte*>(args_.topk_weights.data()),
-                        .check_weights = args_.check_weights && request_.weight_dtype.has_value(),
-                        .cumulative_local_expert_recv_stats =
-                            static_cast<std::int32_t*>(args_.cumulative_local_expert_recv_stats.data()),
-                        .plan = static_cast<std::byte*>(state.device_plan.data()),
-                        .plan_layout = plan_layout_,
-                        .workspace = group_.workspace->data()};
+  DispatchLaunch launch{
+      .peers = group_.peers,
+      .num_sms = request_.num_sms,
+      .header = announce(),
+      .format = request_.format,
+      .num_experts = request_.shape.num_experts,
+      .expert_alignment = request_.shape.expert_alignment,
+      .do_zero_padding = request_.do_zero_padding,
+      .num_tokens = request_.num_tokens,
+      .device_num_tokens = static_cast<const std::int32_t*>(args_.num_tokens.data()),
+      .topk_idx = args_.handle ? state.topk_idx.data() : args_.topk_idx.data(),
+      .kept_topk_idx = args_.handle ? nullptr : state.topk_idx.data(),
+      .x = static_cast<const std::byte*>(args_.x.data()),
+      .x_stride = static_cast<std::size_t>(args_.x.stride(0)) * size_of(request_.dtype),
+      .sf = static_cast<const std::uint32_t*>(args_.sf.data()),
+      .sf_row_stride = args_.sf.stride(0),
+      .sf_pack_stride = args_.sf.stride(1),
+      .topk_weights = static_cast<const std::byte*>(args_.topk_weights.data()),
+      .check_weights = args_.check_weights && request_.weight_dtype.has_value(),
+      .cumulative_local_expert_recv_stats =
+          static_cast<std::int32_t*>(args_.cumulative_local_expert_recv_stats.data()),
+      .metadata = args_.handle ? static_cast<const std::int32_t*>(state.recv_src_metadata.data()) : nullptr,
+      .plan = static_cast<std::byte*>(state.device_plan.data()),
+      .plan_layout = plan_layout_,
+      .workspace = group_.workspace->data()};
   return take_off(request_.shape.num_local_experts(), [&](const Reports& reports) {
     launch.reports = reports;
     check(launch_dispatch(launch, group_.stream()), "launch a dispatch");

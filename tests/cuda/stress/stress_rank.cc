@@ -18,6 +18,12 @@ using testing::require;
 /// Holds the rows of all rounds but the largest.
 constexpr std::size_t kRegisteredBytes = std::size_t{8} << 20;
 
+/// Before anything is made that belongs to a GPU.
+Device now_used(Device gpu) {
+  require(cudaSetDevice(gpu.index), "cudaSetDevice");
+  return gpu;
+}
+
 Rows rows_of(const Tensor& x, int num_rows) {
   return {.data = x.data(), .dtype = x.dtype(), .num_rows = num_rows, .hidden = static_cast<int>(x.size(1))};
 }
@@ -30,8 +36,7 @@ void fill(const Tensor& tensor, int byte) {
 }  // namespace
 
 StressRank::StressRank(const Communicator& comm, Device gpu, std::uint64_t seed, ArenaMemory arena_memory)
-    : comm_(comm), gpu_(gpu), seed_(seed) {
-  require(cudaSetDevice(gpu_.index), "cudaSetDevice");
+    : comm_(comm), gpu_(now_used(gpu)), seed_(seed) {
   require(cudaMalloc(reinterpret_cast<void**>(&findings_), sizeof(Findings)), "cudaMalloc");
   require(cudaMemset(findings_, 0, sizeof(Findings)), "cudaMemset");
   for (auto& memory : memory_to_register_) {
