@@ -17,7 +17,7 @@ if(FLEXEP_NVTX)
 endif()
 flexep_layer(cuda_engine
   SOURCES captured_reports.cc casts.cc combine.cc dense_copy.cc device_group.cc device_planned_engine.cc dispatch.cc flight.cc handle_state.cc
-    operation.cc verdict_errors.cc ${ranges_source}
+    operation.cc staged_device.cc verdict_errors.cc ${ranges_source}
   USES core backend/cuda kernels/cuda backend transport routing common
   LINKS CUDA::cudart_static fmt::fmt Threads::Threads)
 if(FLEXEP_NVTX)

@@ -33,7 +33,13 @@ Arena::Block Arena::reserve(std::size_t num_bytes) {
 }
 
 Arena::~Arena() {
-  for (const auto& chunk : chunks_) transport_->discard(chunk->segment);
+  for (const auto& chunk : chunks_) discard(*chunk);
+}
+
+// Pages that a device still knew would be others than those that take their place.
+void Arena::discard(Chunk& chunk) const {
+  chunk.pinned = nullptr;
+  transport_->discard(chunk.segment);
 }
 
 void Arena::abandon() {
@@ -51,6 +57,7 @@ void Arena::grow(std::size_t num_bytes) {
   if (!fits()) throw_out_of_memory(num_bytes);
   auto chunk = std::make_unique<Chunk>();
   chunk->segment = transport_->create_segment(chunk_bytes);
+  if (pin_) chunk->pinned = pin_(chunk->segment.memory.get(), chunk_bytes);
   chunk->free_blocks.push_back({.offset = 0, .num_bytes = chunk_bytes});
   chunks_.push_back(std::move(chunk));
 }
@@ -78,7 +85,7 @@ std::size_t Arena::trim_locked() {
     const bool is_idle =
         chunk->free_blocks.size() == 1 && chunk->free_blocks.front().num_bytes == chunk->segment.num_bytes;
     // Other ranks may have the chunk mapped until their buffer goes: they keep addresses, not memory.
-    if (is_idle) transport_->discard(chunk->segment);
+    if (is_idle) discard(*chunk);
     return is_idle;
   });
   return before - num_bytes_locked();

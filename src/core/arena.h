@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -59,9 +60,13 @@ class Arena : public std::enable_shared_from_this<Arena> {
     std::size_t num_bytes_ = 0;
   };
 
+  /// Makes memory ready for a device's copies, until the last reference to the result goes.
+  using Pin = std::function<std::shared_ptr<void>(std::byte* memory, std::size_t num_bytes)>;
+
   /// @param max_bytes  the most that it may hold; 0 = no limit.
-  explicit Arena(std::shared_ptr<Transport> transport, std::size_t max_bytes = 0)
-      : transport_(std::move(transport)), max_bytes_(max_bytes) {}
+  /// @param pin        called with each chunk, unless empty.
+  explicit Arena(std::shared_ptr<Transport> transport, std::size_t max_bytes = 0, Pin pin = {})
+      : transport_(std::move(transport)), max_bytes_(max_bytes), pin_(std::move(pin)) {}
 
   /// A block of at least `num_bytes`; grows the arena when no free block holds it. @throws OutOfMemory.
   Block reserve(std::size_t num_bytes);
@@ -85,11 +90,13 @@ class Arena : public std::enable_shared_from_this<Arena> {
   };
   struct Chunk {
     Segment segment;
+    std::shared_ptr<void> pinned;
     std::vector<FreeBlock> free_blocks;  ///< few, ascending; neighbours are merged
   };
 
   std::optional<Block> reserve_free(std::size_t num_bytes);
   void grow(std::size_t num_bytes);
+  void discard(Chunk& chunk) const;
   std::size_t trim_locked();
   std::size_t num_bytes_locked() const;
   [[noreturn]] void throw_out_of_memory(std::size_t num_bytes) const;
@@ -100,6 +107,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
   mutable std::mutex mutex_;
   bool is_abandoned_ = false;
   std::size_t max_bytes_;
+  Pin pin_;
   std::vector<std::unique_ptr<Chunk>> chunks_;
 };
 

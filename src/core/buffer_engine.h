@@ -8,6 +8,8 @@
 
 namespace flexep {
 
+class StagedDevice;
+
 /// What stands behind an ElasticBuffer: who counts, plans and moves. One for each way of planning.
 class BufferEngine {
  public:
@@ -41,5 +43,13 @@ std::unique_ptr<BufferEngine> make_host_planned_engine(const Communicator& comm,
 /// A GPU counts, plans and moves. @throws InvalidArgument in a build without CUDA.
 std::unique_ptr<BufferEngine> make_device_planned_engine(const Communicator& comm,
                                                          const ElasticBufferConfig& config);
+
+/// The host counts, plans and moves copies of the device's tensors.
+std::unique_ptr<BufferEngine> make_host_staged_engine(const Communicator& comm,
+                                                      const ElasticBufferConfig& config,
+                                                      std::shared_ptr<StagedDevice> device);
+
+/// The GPU of `config` for that. @throws InvalidArgument in a build without CUDA.
+std::shared_ptr<StagedDevice> make_staged_device(const ElasticBufferConfig& config);
 
 }  // namespace flexep

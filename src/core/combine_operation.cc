@@ -5,9 +5,11 @@
 
 namespace flexep {
 
-CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number)
+CombineOperation::CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number,
+                                   const std::exception_ptr& refusal)
     : engine_(engine), args_(args), sequence_number_(sequence_number) {
   try {
+    if (refusal) std::rethrow_exception(refusal);
     request_ = resolve_combine(args_, engine_.context);
     registrations_ = {engine_.registrations->hold(args_.x.data()),
                       engine_.registrations->hold(args_.topk_weights.data())};

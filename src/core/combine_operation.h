@@ -19,7 +19,9 @@ class CombineOperation {
  public:
   /// Validates the arguments and makes the outputs. What is wrong with them is not thrown here but by run(),
   /// which tells the other ranks.
-  CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number);
+  /// @param refusal  what is wrong already, if something is.
+  CombineOperation(Engine& engine, const CombineArgs& args, std::uint64_t sequence_number,
+                   const std::exception_ptr& refusal);
 
   /// Agrees with the other ranks, reads and sums the rows; returns when everybody has read this rank's.
   void run();

@@ -78,7 +78,7 @@ const Tensor& DispatchHandle::recv_src_metadata() const {
 
 Tensor DispatchHandle::dst_buffer_slot_idx() const {
   const SendPlan& send = planned().send;
-  if (state_->device_plan) return state_->dst_buffer_slot_idx;
+  if (state_->dst_buffer_slot_idx) return state_->dst_buffer_slot_idx;
   const Tensor slots = Tensor::empty({send.num_tokens, send.num_topk}, DType::kInt32);
   const std::int32_t first_slot = state_->rank * state_->num_max_tokens_per_rank;
   const auto values = slots.values<std::int32_t>();

@@ -61,9 +61,11 @@ int agree_on_num_max_tokens(const ExchangeResult& agreed) {
 
 }  // namespace
 
-DispatchOperation::DispatchOperation(Engine& engine, const DispatchArgs& args, std::uint64_t sequence_number)
+DispatchOperation::DispatchOperation(Engine& engine, const DispatchArgs& args, std::uint64_t sequence_number,
+                                     const std::exception_ptr& refusal)
     : engine_(engine), args_(args), sequence_number_(sequence_number) {
   try {
+    if (refusal) std::rethrow_exception(refusal);
     request_ = resolve_dispatch(args_, engine_.context);
     result_.handle = args_.handle;
     if (!args_.handle) start_handle();

@@ -19,7 +19,9 @@ class DispatchOperation {
  public:
   /// Validates the arguments, and makes the outputs where their sizes do not depend on counts. What is wrong
   /// is not thrown here but by the phases below, which tell the other ranks.
-  DispatchOperation(Engine& engine, const DispatchArgs& args, std::uint64_t sequence_number);
+  /// @param refusal  what is wrong already, if something is.
+  DispatchOperation(Engine& engine, const DispatchArgs& args, std::uint64_t sequence_number,
+                    const std::exception_ptr& refusal);
 
   /// Whether counts decide the sizes of the outputs, so that result() holds only after agree_and_place().
   bool needs_counts() const { return !args_.handle && request_.do_cpu_sync; }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/crossing_plan.h"
+#include "flexep/dispatch_handle.h"
 #include "flexep/tensor.h"
 #include "routing/output_layout.h"
 #include "routing/receive_layout.h"
@@ -34,7 +35,10 @@ struct DispatchState {
   Tensor recv_src_metadata;  ///< int32 [size.num_recv_tokens, K + 2]
   Tensor
       device_plan;  ///< opaque, in the memory of a device that plans for itself; instead of `send`'s arrays
-  Tensor dst_buffer_slot_idx;  ///< int32 [T, K], the part of device_plan that DispatchHandle shows
+  /// int32 [T, K], in the memory of a device: what DispatchHandle shows, where there is one.
+  Tensor dst_buffer_slot_idx;
+  /// Of a device whose rows go by way of the host's memory: what the host has planned, and works with.
+  DispatchHandle on_host;
 
   // Not read before is_planned: without host sync the communication thread writes them after the caller has
   // the handle.

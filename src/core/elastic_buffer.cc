@@ -16,10 +16,10 @@ std::unique_ptr<BufferEngine> make_engine(const Communicator& comm, const Elasti
     case Device::Type::kHost:
       return make_host_planned_engine(comm, config);
     case Device::Type::kCuda:
-      require_argument(comm.transport().topology().num_scaleout_ranks == 1, "device",
-                       "buffers of {} do not cross domains yet, but this group has {} of them",
-                       config.device.to_string(), comm.transport().topology().num_scaleout_ranks);
-      return make_device_planned_engine(comm, config);
+      // A GPU reaches what its domain shares; between domains go messages, which are the host's.
+      if (comm.transport().topology().num_scaleout_ranks == 1)
+        return make_device_planned_engine(comm, config);
+      return make_host_staged_engine(comm, config, make_staged_device(config));
   }
   return nullptr;
 }

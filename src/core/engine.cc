@@ -20,20 +20,29 @@ int resolve_default_num_sms(const ElasticBufferConfig& config, const Backend& ba
   return num_threads.value_or(backend.default_width(transport.num_local_ranks()));
 }
 
+Arena::Pin pin_for(const std::shared_ptr<StagedDevice>& device) {
+  if (!device) return {};
+  return [device](std::byte* memory, std::size_t num_bytes) { return device->pin(memory, num_bytes); };
+}
+
 }  // namespace
 
-Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_config)
+Engine::Engine(const Communicator& comm, const ElasticBufferConfig& buffer_config,
+               const std::shared_ptr<StagedDevice>& device)
     : config(buffer_config),
       transport(comm.transport().split(0, comm.rank())),
       backend(make_cpu_backend()),
       agreement(*transport),
       arena(std::make_shared<Arena>(
-          transport, static_cast<std::size_t>(std::max<std::int64_t>(config.max_arena_bytes, 0)))),
+          transport, static_cast<std::size_t>(std::max<std::int64_t>(config.max_arena_bytes, 0)),
+          pin_for(device))),
       registrations(std::make_shared<Registrations>(transport)),
       peers(*transport),
       meter(*transport) {
-  const Construction agreed = agree_on_construction(
-      *transport, agreement, config, [&] { return resolve_default_num_sms(config, *backend, *transport); });
+  const Construction agreed = agree_on_construction(*transport, agreement, config, [&] {
+    if (device) device->prepare();
+    return resolve_default_num_sms(config, *backend, *transport);
+  });
   context = agreed.context;
   config.max_staging_bytes = agreed.max_staging_bytes;
   context.routes = {

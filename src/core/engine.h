@@ -13,6 +13,7 @@
 #include "core/registrations.h"
 #include "core/requests.h"
 #include "core/routes.h"
+#include "core/staged_device.h"
 #include "core/staging.h"
 #include "core/waves.h"
 #include "flexep/elastic_buffer.h"
@@ -23,7 +24,9 @@ namespace flexep {
 /// What every operation of a buffer works with: a group of its own, a device's kernels, this rank's arena and
 /// the others'.
 struct Engine {
-  Engine(const Communicator& comm, const ElasticBufferConfig& config);
+  /// @param device  for whose copies the arena's memory is pinned; null = nobody's.
+  Engine(const Communicator& comm, const ElasticBufferConfig& config,
+         const std::shared_ptr<StagedDevice>& device = nullptr);
 
   int rank() const { return context.rank; }
   int num_ranks() const { return context.num_ranks; }

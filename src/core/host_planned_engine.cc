@@ -1,157 +1,134 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <chrono>
+#include "core/host_planned_engine.h"
+
 #include <future>
-#include <memory>
 #include <utility>
 
 #include "common/deadline.h"
 #include "common/interruption.h"
-#include "core/buffer_engine.h"
 #include "core/combine_operation.h"
-#include "core/communication_thread.h"
 #include "core/dispatch_operation.h"
-#include "core/engine.h"
 #include "flexep/error.h"
 
 namespace flexep {
-namespace {
 
-/// Numbers the operations and runs them in order, on the caller's thread or on the communication thread.
-class HostPlannedEngine final : public BufferEngine {
- public:
-  HostPlannedEngine(const Communicator& comm, const ElasticBufferConfig& config)
-      : engine_(comm, config), communication_(!engine_.transport->can_work_in_background()) {}
-  ~HostPlannedEngine() override {
+HostPlannedEngine::HostPlannedEngine(const Communicator& comm, const ElasticBufferConfig& config,
+                                     const std::shared_ptr<StagedDevice>& device)
+    : engine_(comm, config, device), communication_(!engine_.transport->can_work_in_background()) {}
+
+HostPlannedEngine::~HostPlannedEngine() {
+  drain();
+  // Tensors may keep the arena, and with it the group, for long: nobody shall wait for this rank meanwhile.
+  engine_.transport->leave();
+}
+
+DomainSize HostPlannedEngine::physical_domain_size() const {
+  const Topology& topology = engine_.routes().topology;
+  return {.num_scaleout_ranks = topology.num_scaleout_ranks, .num_scaleup_ranks = topology.num_scaleup_ranks};
+}
+
+// What the communication thread waits for ends with the group. Nobody interrupts that thread itself: it is
+// none of the program's.
+template <typename WaitFor>
+void HostPlannedEngine::wait_in_slices(WaitFor wait_for) {
+  while (!wait_for(kWaitSlice)) {
+    if (is_interrupted()) engine_.transport->abort("it was interrupted");
+  }
+}
+
+// After a failure of the group a rank that is thought gone may wake up and store into memory that was
+// announced to it.
+template <typename Work>
+void HostPlannedEngine::guarded(Work work) {
+  try {
+    work();
+  } catch (const TimeoutError&) {
+    engine_.arena->abandon();
+    throw;
+  } catch (const TransportError&) {
+    engine_.arena->abandon();
+    throw;
+  }
+}
+
+void HostPlannedEngine::drain() {
+  wait_in_slices([&](std::chrono::nanoseconds slice) { return communication_.drain_for(slice); });
+}
+
+void HostPlannedEngine::await(const Event& event) {
+  wait_in_slices([&](std::chrono::nanoseconds slice) { return event.wait_for(slice); });
+}
+
+DispatchResult HostPlannedEngine::dispatch(const DispatchArgs& args, const std::exception_ptr& refusal) {
+  const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_, refusal);
+  if (!args.async_with_compute_stream) {
     drain();
-    // Tensors may keep the arena, and with it the group, for long: nobody shall wait for this rank meanwhile.
-    engine_.transport->leave();
+    guarded([&] { operation->run(); });
+    return std::move(*operation).result();
   }
+  const Event end = operation->needs_counts()
+                        ? submit_and_await_counts(operation)
+                        : communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
+  // A mistake of the caller's own is thrown here, once the other ranks have been told.
+  if (operation->is_refused()) await(end);
+  DispatchResult result = operation->result();
+  result.event = end;
+  return result;
+}
 
-  const ElasticBufferConfig& config() const override { return engine_.config; }
-  int rank() const override { return engine_.rank(); }
-  int num_ranks() const override { return engine_.num_ranks(); }
-  DomainSize physical_domain_size() const override {
-    const Topology& topology = engine_.routes().topology;
-    return {.num_scaleout_ranks = topology.num_scaleout_ranks,
-            .num_scaleup_ranks = topology.num_scaleup_ranks};
-  }
-  int num_max_tokens_per_rank() const override { return engine_.context.default_num_max_tokens_per_rank; }
-  bool supports_async() const override { return engine_.transport->can_work_in_background(); }
-
-  DispatchResult dispatch(const DispatchArgs& args) override {
-    const auto operation = std::make_shared<DispatchOperation>(engine_, args, ++sequence_number_);
-    if (!args.async_with_compute_stream) {
-      drain();
-      guarded([&] { operation->run(); });
-      return std::move(*operation).result();
-    }
-    const Event end = operation->needs_counts()
-                          ? submit_and_await_counts(operation)
-                          : communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
-    // A mistake of the caller's own is thrown here, once the other ranks have been told.
-    if (operation->is_refused()) await(end);
-    DispatchResult result = operation->result();
-    result.event = end;
-    return result;
-  }
-
-  CombineResult combine(const CombineArgs& args) override {
-    const auto operation = std::make_shared<CombineOperation>(engine_, args, ++sequence_number_);
-    if (!args.async_with_compute_stream) {
-      drain();
-      guarded([&] { operation->run(); });
-      return std::move(*operation).result();
-    }
-    const Event end = communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
-    // A mistake of the caller's own is thrown here, once the other ranks have been told.
-    if (operation->is_refused()) await(end);
-    CombineResult result = operation->result();
-    result.event = end;
-    return result;
-  }
-
-  void barrier() override {
-    ++sequence_number_;
-    drain();
-    guarded([&] {
-      engine_.agreement.conclude({"barrier", sequence_number_}, [&] { engine_.deferred_error.report(); });
-    });
-  }
-
-  void check() override {
-    drain();
-    engine_.deferred_error.report();
-  }
-
-  std::shared_ptr<void> register_memory(void* memory, std::size_t num_bytes) override {
-    return engine_.registrations->add(memory, num_bytes);
-  }
-
-  Tensor empty(const Shape& shape, DType dtype) override {
-    const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
-    return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
-  }
-
-  BufferCounters counters() const override { return engine_.meter.read(); }
-  std::int64_t arena_bytes() const override { return static_cast<std::int64_t>(engine_.arena->num_bytes()); }
-  std::int64_t trim() override { return static_cast<std::int64_t>(engine_.arena->trim()); }
-
- private:
-  // The caller waits for the counts, which give the outputs their sizes, but not for the rows.
-  Event submit_and_await_counts(const std::shared_ptr<DispatchOperation>& operation) {
-    const auto placed = std::make_shared<std::promise<void>>();
-    Event end = communication_.submit([this, operation, placed] {
-      try {
-        guarded([&] { operation->agree_and_place(); });
-      } catch (...) {
-        placed->set_exception(std::current_exception());
-        throw;
-      }
-      placed->set_value();
-      guarded([&] { operation->move(); });
-    });
-    await(Event(placed->get_future().share()));
-    return end;
-  }
-
-  void drain() {
-    wait_in_slices([&](std::chrono::nanoseconds slice) { return communication_.drain_for(slice); });
-  }
-  void await(const Event& event) {
-    wait_in_slices([&](std::chrono::nanoseconds slice) { return event.wait_for(slice); });
-  }
-
-  // What the communication thread waits for ends with the group. Nobody interrupts that thread itself: it is
-  // none of the program's.
-  template <typename WaitFor>
-  void wait_in_slices(WaitFor wait_for) {
-    while (!wait_for(kWaitSlice)) {
-      if (is_interrupted()) engine_.transport->abort("it was interrupted");
-    }
-  }
-
-  // After a failure of the group a rank that is thought gone may wake up and store into memory that was
-  // announced to it.
-  template <typename Work>
-  void guarded(Work work) {
+// The caller waits for the counts, which give the outputs their sizes, but not for the rows.
+Event HostPlannedEngine::submit_and_await_counts(const std::shared_ptr<DispatchOperation>& operation) {
+  const auto placed = std::make_shared<std::promise<void>>();
+  Event end = communication_.submit([this, operation, placed] {
     try {
-      work();
-    } catch (const TimeoutError&) {
-      engine_.arena->abandon();
-      throw;
-    } catch (const TransportError&) {
-      engine_.arena->abandon();
+      guarded([&] { operation->agree_and_place(); });
+    } catch (...) {
+      placed->set_exception(std::current_exception());
       throw;
     }
+    placed->set_value();
+    guarded([&] { operation->move(); });
+  });
+  await(Event(placed->get_future().share()));
+  return end;
+}
+
+CombineResult HostPlannedEngine::combine(const CombineArgs& args, const std::exception_ptr& refusal) {
+  const auto operation = std::make_shared<CombineOperation>(engine_, args, ++sequence_number_, refusal);
+  if (!args.async_with_compute_stream) {
+    drain();
+    guarded([&] { operation->run(); });
+    return std::move(*operation).result();
   }
+  const Event end = communication_.submit([this, operation] { guarded([&] { operation->run(); }); });
+  // A mistake of the caller's own is thrown here, once the other ranks have been told.
+  if (operation->is_refused()) await(end);
+  CombineResult result = operation->result();
+  result.event = end;
+  return result;
+}
 
-  Engine engine_;
-  std::uint64_t sequence_number_ = 0;
-  // Last: its destructor finishes what is in flight.
-  CommunicationThread communication_;
-};
+void HostPlannedEngine::barrier() {
+  ++sequence_number_;
+  drain();
+  guarded([&] {
+    engine_.agreement.conclude({"barrier", sequence_number_}, [&] { engine_.deferred_error.report(); });
+  });
+}
 
-}  // namespace
+void HostPlannedEngine::check() {
+  drain();
+  engine_.deferred_error.report();
+}
+
+std::shared_ptr<void> HostPlannedEngine::register_memory(void* memory, std::size_t num_bytes) {
+  return engine_.registrations->add(memory, num_bytes);
+}
+
+Tensor HostPlannedEngine::empty(const Shape& shape, DType dtype) {
+  const auto num_bytes = static_cast<std::size_t>(shape.num_elements()) * size_of(dtype);
+  return make_tensor(engine_.arena->reserve(num_bytes), shape, dtype);
+}
 
 std::unique_ptr<BufferEngine> make_host_planned_engine(const Communicator& comm,
                                                        const ElasticBufferConfig& config) {

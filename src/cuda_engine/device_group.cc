@@ -18,15 +18,6 @@ namespace {
 /// What a rank takes when nobody says: more do not make a link faster, and computation needs them.
 constexpr int kDefaultMaxSms = 24;
 
-void require_device(int device) {
-  int num_devices = 0;
-  const cudaError_t error = cudaGetDeviceCount(&num_devices);
-  if (error != cudaSuccess) cudaGetLastError();
-  require_argument(error == cudaSuccess && device >= 0 && device < num_devices, "device",
-                   "device is cuda:{}, but this process sees {} GPUs ({})", device, num_devices,
-                   cudaGetErrorString(error));
-}
-
 /// Once for each device: loading waits for all that runs, and another buffer's operations may.
 void load_kernels_once(int device) {
   static std::mutex mutex;
@@ -43,6 +34,15 @@ void upload(std::byte* to, std::span<const T> values, cudaStream_t stream) {
 }
 
 }  // namespace
+
+void require_device(int device) {
+  int num_devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&num_devices);
+  if (error != cudaSuccess) cudaGetLastError();
+  require_argument(error == cudaSuccess && device >= 0 && device < num_devices, "device",
+                   "device is cuda:{}, but this process sees {} GPUs ({})", device, num_devices,
+                   cudaGetErrorString(error));
+}
 
 DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& buffer_config)
     : config(buffer_config), transport(comm.transport().split(0, comm.rank())), meter(*transport) {

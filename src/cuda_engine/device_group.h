@@ -23,6 +23,9 @@ namespace flexep::cuda {
 /// The most experts that a dispatch on a GPU may have: mailboxes have room for their counts.
 inline constexpr int kMaxExperts = 8192;
 
+/// @throws InvalidArgument when this process does not see the GPU of that number.
+void require_device(int device);
+
 /// What every operation of a buffer on a GPU works with: a group of its own, a communication stream, this
 /// rank's arena and the others'.
 struct DeviceGroup {

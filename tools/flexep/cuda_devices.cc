@@ -10,7 +10,8 @@
 namespace flexep::tool {
 
 std::string why_no_cuda_device() {
-  const bool is_process_of_a_job = Environment::read().rank.has_value();
+  const Environment environment = Environment::read();
+  const bool is_process_of_a_job = environment.rank || environment.mpi_num_ranks;
   // A process of a job may have inherited the number of the process that started it.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", is_process_of_a_job ? "8" : "32", /*overwrite=*/is_process_of_a_job);
   if (!is_process_of_a_job) setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);

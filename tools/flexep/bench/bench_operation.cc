@@ -200,7 +200,7 @@ BenchRank::BenchRank(const BenchOptions& bench_options, const Communicator& comm
                               [&](const Tensor& rows) { check.write_expert_outputs(rows); });
 
   if (!placement.device().is_host()) {
-    floor = make_copy_floor(workload, options, comm.rank());
+    floor = make_copy_floor(workload, options, comm.rank(), num_domains());
   } else if (num_domains() == 1) {
     floor = std::make_unique<MemoryFloor>(comm.transport(), workload, options, handle.num_sms());
   }

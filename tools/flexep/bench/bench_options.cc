@@ -55,8 +55,8 @@ void validate_domains(const BenchOptions& options) {
   require_range("--domains", options.num_domains, 1, options.num_ranks);
   require(options.num_ranks % options.num_domains == 0, "--domains", options.num_domains,
           fmt::format("does not divide --ranks {}", options.num_ranks));
-  require(options.num_domains == 1 || (options.transport != "shm" && options.device == "cpu"), "--domains",
-          options.num_domains, "needs --transport in_process or mpi, and --device cpu");
+  require(options.num_domains == 1 || options.transport != "shm", "--domains", options.num_domains,
+          "needs --transport in_process or mpi");
 }
 
 void validate_ops(const BenchOptions& options) {

@@ -89,29 +89,50 @@ class CopyFloor final : public Floor {
   std::vector<LinkCopy> link_copies_;
 };
 
-/// Where rows lie in host memory, they cross PCIe: one way in a dispatch, the other way in a combine.
+/// Where rows lie in host memory, or go by way of it, they cross PCIe: in a combine the other way round than
+/// in a dispatch.
 class PcieFloor final : public Floor {
  public:
-  PcieFloor(Device gpu, std::size_t num_bytes)
-      : num_bytes_(num_bytes),
-        on_device_(cuda::empty({static_cast<std::int64_t>(num_bytes)}, DType::kUInt8, gpu)) {
-    void* memory = nullptr;
-    require(cudaMallocHost(&memory, std::max(num_bytes, std::size_t{1})));
-    on_host_ = {static_cast<std::byte*>(memory), [](std::byte* begin) { cudaFreeHost(begin); }};
-  }
+  /// Bytes of a dispatch.
+  PcieFloor(Device gpu, std::size_t bytes_to_host, std::size_t bytes_to_device)
+      : sent_(gpu, bytes_to_host), received_(gpu, bytes_to_device) {}
 
-  void dispatch(const std::byte*, const std::byte*) override { copy(on_host_.get(), on_device_.data()); }
-  void combine() override { copy(on_device_.data(), on_host_.get()); }
+  void dispatch(const std::byte*, const std::byte*) override { copy(/*is_dispatch=*/true); }
+  void combine() override { copy(/*is_dispatch=*/false); }
 
  private:
-  void copy(void* to, const void* from) {
-    require(cudaMemcpyAsync(to, from, num_bytes_, cudaMemcpyDefault, cuda::current_stream()));
-    require(cudaStreamSynchronize(cuda::current_stream()));
+  /// Rows that a dispatch brings one way, and a stream for them.
+  struct Way {
+    Way(Device gpu, std::size_t size)
+        : num_bytes(size), on_device(cuda::empty({static_cast<std::int64_t>(size)}, DType::kUInt8, gpu)) {
+      void* memory = nullptr;
+      require(cudaMallocHost(&memory, std::max(num_bytes, std::size_t{1})));
+      on_host = {static_cast<std::byte*>(memory), [](std::byte* begin) { cudaFreeHost(begin); }};
+      cudaStream_t made = nullptr;
+      require(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
+      stream = {made, cudaStreamDestroy};
+    }
+    void copy(bool is_to_host) const {
+      void* const to = is_to_host ? on_host.get() : on_device.data();
+      const void* const from = is_to_host ? on_device.data() : on_host.get();
+      require(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyDefault, stream.get()));
+    }
+
+    std::size_t num_bytes;
+    Tensor on_device;
+    std::shared_ptr<std::byte> on_host;
+    std::shared_ptr<CUstream_st> stream;
+  };
+
+  // Both ways at a time.
+  void copy(bool is_dispatch) {
+    sent_.copy(is_dispatch);
+    received_.copy(!is_dispatch);
+    for (const Way* way : {&sent_, &received_}) require(cudaStreamSynchronize(way->stream.get()));
   }
 
-  std::size_t num_bytes_;
-  Tensor on_device_;
-  std::shared_ptr<std::byte> on_host_;
+  Way sent_;
+  Way received_;
 };
 
 /// Rows that a rank brings to each GPU, a token once for each rank; those to its own GPU count as none.
@@ -131,8 +152,15 @@ std::vector<std::int64_t> rows_across_links(const Workload& workload, const Benc
 
 // Dispatch reads each row once and writes it at each place; combine the other way round. What copies between
 // GPUs read and write is part of that.
-std::unique_ptr<Floor> make_copy_floor(const Workload& workload, const BenchOptions& options, int rank) {
+std::unique_ptr<Floor> make_copy_floor(const Workload& workload, const BenchOptions& options, int rank,
+                                       int num_domains) {
   const Device gpu = device_of(options.device, options.num_gpus, rank);
+  if (num_domains > 1) {
+    const std::size_t num_received = workload.received_by(rank).size();
+    return std::make_unique<PcieFloor>(
+        gpu, static_cast<std::size_t>(options.num_tokens_of(rank)) * options.row_bytes(),
+        num_received * options.row_bytes());
+  }
   std::int64_t num_rows = 0, num_places = 0;
   for (const auto& places : workload.places_of(rank)) {
     num_rows += 1 + static_cast<std::int64_t>(places.size());
@@ -140,7 +168,7 @@ std::unique_ptr<Floor> make_copy_floor(const Workload& workload, const BenchOpti
   }
   const auto row_bytes = static_cast<std::int64_t>(options.row_bytes());
   if (options.memory != "device")
-    return std::make_unique<PcieFloor>(gpu, static_cast<std::size_t>(num_places * row_bytes));
+    return std::make_unique<PcieFloor>(gpu, static_cast<std::size_t>(num_places * row_bytes), 0);
   std::vector<LinkCopy> link_copies;
   const auto crossing = rows_across_links(workload, options, rank);
   for (std::size_t other = 0; other < crossing.size(); ++other) {

@@ -4,7 +4,7 @@
 
 namespace flexep::tool {
 
-std::unique_ptr<Floor> make_copy_floor(const Workload&, const BenchOptions&, int) {
+std::unique_ptr<Floor> make_copy_floor(const Workload&, const BenchOptions&, int, int) {
   throw NotAvailable("this build has no CUDA backend");
 }
 

@@ -35,10 +35,9 @@ std::vector<std::string> transports(const std::string& name) {
   throw UsageError(fmt::format("--transport {}: not one of in_process, shm, mpi, all", name));
 }
 
-// Processes that share memory are one domain, and so are GPUs; threads, and ranks of MPI, play as many as
-// they are told.
+// Processes that share memory are one domain; threads, and ranks of MPI, play as many as they are told.
 std::vector<int> domains_of(const CheckOptions& options, const std::string& transport, int num_ranks) {
-  if (transport == "shm" || options.device != "cpu") return {1};
+  if (transport == "shm") return {1};
   std::vector<int> fitting;
   std::ranges::copy_if(options.num_domains, std::back_inserter(fitting),
                        [&](int num_domains) { return num_ranks % num_domains == 0; });
