@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "conformance/random.h"
-#include "conformance/run_case.h"
+#include "expected_case.h"
 
 namespace flexep::conformance {
 namespace {
@@ -32,15 +32,9 @@ class ConformanceTest : public testing::TestWithParam<Parameters> {
 };
 
 TEST_P(ConformanceTest, SameBitsAsTheReference) {
-  constexpr std::uint64_t kNumCases = 8;
-  in_process(std::get<0>(GetParam()), [&](Communicator& comm) {
-    CaseRunner runner(comm);
-    for (std::uint64_t seed = 0; seed < kNumCases; ++seed) {
-      const CaseSpec spec = draw(seed);
-      const auto finding = runner.run(spec, ExpectedResults(spec));
-      EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n" << spec.to_string();
-    }
-  });
+  std::vector<ExpectedCase> cases;
+  for (std::uint64_t seed = 0; seed < 8; ++seed) cases.push_back({draw(seed)});
+  in_process(std::get<0>(GetParam()), [&](Communicator& comm) { run_all(comm, cases); });
 }
 
 /// Beyond 4 MiB kernels store around the caches.
@@ -57,10 +51,8 @@ TEST_P(LargeRowsConformanceTest, SameBitsAsTheReference) {
   spec.routing = RoutingKind::kUniform;
   spec.hidden = 16384 / static_cast<int>(size_of(dtype));
   spec.expert_hidden = 32768 / static_cast<int>(size_of(spec.expert_dtype));
-  in_process(num_ranks, [&](Communicator& comm) {
-    const auto finding = CaseRunner(comm).run(spec, ExpectedResults(spec));
-    EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n" << spec.to_string();
-  });
+  const std::vector<ExpectedCase> cases{ExpectedCase{spec}};
+  in_process(num_ranks, [&](Communicator& comm) { run_all(comm, cases); });
 }
 
 std::string name_of_parameters(const testing::TestParamInfo<Parameters>& info) {

@@ -7,7 +7,7 @@
 
 #include <tuple>
 
-#include "conformance/run_case.h"
+#include "expected_case.h"
 
 namespace flexep::conformance {
 namespace {
@@ -30,18 +30,10 @@ class DomainsConformanceTest : public testing::TestWithParam<Parameters> {
 };
 
 TEST_P(DomainsConformanceTest, SameBitsAsTheReference) {
-  constexpr std::uint64_t kNumCases = 24;
+  std::vector<ExpectedCase> cases;
+  for (std::uint64_t seed = 0; seed < 24; ++seed) cases.push_back({draw(seed)});
   const auto [num_domains, num_scaleup_ranks] = std::get<0>(GetParam());
-  in_process(num_domains * num_scaleup_ranks,
-             [&](Communicator& comm) {
-               CaseRunner runner(comm);
-               for (std::uint64_t seed = 0; seed < kNumCases; ++seed) {
-                 const CaseSpec spec = draw(seed);
-                 const auto finding = runner.run(spec, ExpectedResults(spec));
-                 EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n"
-                                       << spec.to_string();
-               }
-             },
+  in_process(num_domains * num_scaleup_ranks, [&](Communicator& comm) { run_all(comm, cases); },
              {.timeout = std::chrono::seconds(100), .num_scaleup_ranks = num_scaleup_ranks});
 }
 
@@ -59,12 +51,8 @@ TEST_P(LargeRowsDomainsConformanceTest, SameBitsAsTheReference) {
   spec.has_little_staging = false;
   spec.hidden = 16384 / static_cast<int>(size_of(spec.dtype));
   spec.expert_hidden = 16384 / static_cast<int>(size_of(spec.expert_dtype));
-  in_process(4,
-             [&](Communicator& comm) {
-               const auto finding = CaseRunner(comm).run(spec, ExpectedResults(spec));
-               EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n"
-                                     << spec.to_string();
-             },
+  const std::vector<ExpectedCase> cases{ExpectedCase{spec}};
+  in_process(4, [&](Communicator& comm) { run_all(comm, cases); },
              {.timeout = std::chrono::seconds(100), .num_scaleup_ranks = 2});
 }
 

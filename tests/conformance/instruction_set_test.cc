@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "conformance/run_case.h"
+#include "expected_case.h"
 #include "kernels/cpu/cpu_target.h"
 
 namespace flexep::conformance {
@@ -19,19 +19,13 @@ class InstructionSetTest : public ::testing::TestWithParam<std::string> {
   // Forced while no rank runs.
   InstructionSetTest() { cpu::force_cpu_target(GetParam()); }
   ~InstructionSetTest() override { cpu::force_cpu_target(""); }
-
-  static void run(Communicator& comm, CaseRunner& runner, const CaseSpec& spec) {
-    const auto finding = runner.run(spec, ExpectedResults(spec));
-    EXPECT_FALSE(finding) << "rank " << comm.rank() << ": " << *finding << "\n" << spec.to_string();
-  }
 };
 
 TEST_P(InstructionSetTest, GivesTheBitsOfTheReference) {
   EXPECT_EQ(cpu::cpu_target(), GetParam());
-  in_process(kNumRanks, [&](Communicator& comm) {
-    CaseRunner runner(comm);
-    for (std::uint64_t seed = 0; seed < 15; ++seed) run(comm, runner, draw_case(seed, kNumRanks));
-  });
+  std::vector<ExpectedCase> cases;
+  for (std::uint64_t seed = 0; seed < 15; ++seed) cases.push_back({draw_case(seed, kNumRanks)});
+  in_process(kNumRanks, [&](Communicator& comm) { run_all(comm, cases); });
 }
 
 TEST_P(InstructionSetTest, GivesTheBitsOfTheReferenceForRowsThatAreStoredAroundTheCaches) {
@@ -46,10 +40,8 @@ TEST_P(InstructionSetTest, GivesTheBitsOfTheReferenceForRowsThatAreStoredAroundT
   spec.max_recv_tokens = {0, 0, 0};
   spec.dtype = spec.expert_dtype = DType::kBFloat16;
   spec.hidden = spec.expert_hidden = 8192;
-  in_process(kNumRanks, [&](Communicator& comm) {
-    CaseRunner runner(comm);
-    run(comm, runner, spec);
-  });
+  const std::vector<ExpectedCase> cases{ExpectedCase{spec}};
+  in_process(kNumRanks, [&](Communicator& comm) { run_all(comm, cases); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Available, InstructionSetTest, ::testing::ValuesIn(cpu::available_cpu_targets()),

@@ -7,7 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "command.h"
+#include "errors.h"
 #include "plan/calibration.h"
 #include "plan/least_squares.h"
 #include "plan/machine_file.h"

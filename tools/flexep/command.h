@@ -1,32 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
-#include <stdexcept>
+
+namespace CLI {
+class App;
+}
 
 /// What the subcommands of `flexep` share.
 namespace flexep::tool {
-
-/// Exit codes of the command.
-enum ExitCode : int {
-  kOk = 0,
-  kFailed = 1,  ///< something failed or could not be verified
-  kUsage = 2,
-  kNotAvailable = 3,  ///< asked for something that this machine or this build does not have
-};
-
-/// A wrong option. what() is one sentence that names the option and its value.
-class UsageError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-/// Something that is not available here. what() is one sentence that says what, and why.
-class NotAvailable : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 /// What was typed, for a command that starts itself again as ranks.
 struct Arguments {

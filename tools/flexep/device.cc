@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "command.h"
 #include "cuda_devices.h"
+#include "errors.h"
 
 namespace flexep::tool {
 namespace {

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "command.h"
+#include "errors.h"
 #include "launcher/launcher.h"
 
 namespace flexep::tool {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <exception>
 #include <string>
 #include <string_view>
 
 #include "command.h"
+#include "errors.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <utility>
 
-#include "command.h"
+#include "errors.h"
 #include "flexep/env.h"
 
 namespace flexep::tool {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+
 #include "build_info.h"
 #include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 namespace {

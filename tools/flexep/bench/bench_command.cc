@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <atomic>
 #include <memory>
 
@@ -9,6 +10,7 @@
 #include "bench/measure.h"
 #include "bench/report.h"
 #include "command.h"
+#include "errors.h"
 #include "flexep/env.h"
 #include "launcher/launcher.h"
 #include "mpi_launch.h"

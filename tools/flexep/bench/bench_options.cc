@@ -11,8 +11,8 @@
 #include "bench/alltoallv_baseline.h"
 #include "bench/layer_bench.h"
 #include "bench/row_pattern.h"
-#include "command.h"
 #include "device.h"
+#include "errors.h"
 
 namespace flexep::tool {
 namespace {

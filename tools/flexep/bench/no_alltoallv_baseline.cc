@@ -2,7 +2,7 @@
 //
 // Built when MPI is not found.
 #include "bench/alltoallv_baseline.h"
-#include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 

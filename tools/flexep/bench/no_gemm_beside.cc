@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/gemm_beside.h"
-#include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bench/graphed_operation.h"
-#include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <memory>
 
 #include "check/check_plan.h"
 #include "check/tally.h"
 #include "command.h"
+#include "errors.h"
 #include "flexep/communicator.h"
 #include "flexep/elastic_buffer.h"
 #include "flexep/env.h"

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <iterator>
 
-#include "command.h"
 #include "device.h"
+#include "errors.h"
 #include "mpi_launch.h"
 
 namespace flexep::tool {

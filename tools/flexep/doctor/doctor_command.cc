@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include "command.h"
 #include "doctor/doctor_report.h"
 #include "doctor/probes.h"
+#include "errors.h"
 #include "json_output.h"
 
 namespace flexep::tool {

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <limits>
 
-#include "command.h"
+#include "errors.h"
 #include "plan/least_squares.h"
 #include "plan/load.h"
 #include "plan/simulation.h"

@@ -7,7 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 namespace {

@@ -9,7 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "command.h"
+#include "errors.h"
 
 namespace flexep::tool {
 namespace {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "command.h"
+#include "errors.h"
 #include "json_output.h"
 #include "plan/calibration.h"
 #include "plan/growth.h"

@@ -9,7 +9,7 @@
 #include <limits>
 #include <string_view>
 
-#include "command.h"
+#include "errors.h"
 #include "plan/growth.h"
 #include "plan/machine_file.h"
 
