@@ -30,6 +30,9 @@ bool is_dense(const Tensor& tensor) {
 
 void copy_dense(const Tensor& matrix, std::byte* to, cudaStream_t stream) {
   if (matrix.num_bytes() == 0) return;
+  if (matrix.is_contiguous())  // a vector as rows of one element would take a transaction for each
+    return check(cudaMemcpyAsync(to, matrix.data(), matrix.num_bytes(), cudaMemcpyDefault, stream),
+                 "copy rows");
   const std::size_t element = size_of(matrix.dtype());
   const auto num_columns = static_cast<std::size_t>(matrix.num_elements() / matrix.size(0));
   const auto num_rows = static_cast<std::size_t>(matrix.size(0));

@@ -46,7 +46,7 @@ class DevicePlannedEngine final : public BufferEngine {
   DispatchResult dispatch(const DispatchArgs& args) override {
     return guarded(args.handle ? "cached dispatch" : "dispatch", [&] {
       collect();
-      return cuda::Dispatch(group_, flights_, args, ++sequence_number_).run(take_unheard());
+      return cuda::Dispatch(group_, flights_, args, ++sequence_number_).run(unheard_);
     });
   }
 

@@ -2,6 +2,7 @@
 #include "cuda_engine/dispatch.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "backend/cuda/check_cuda.h"
 #include "common/check.h"
@@ -27,10 +28,10 @@ Dispatch::Dispatch(DeviceGroup& group, Flights& flights, const DispatchArgs& arg
                 {.name = "dispatch", .sequence_number = sequence_number, .rank = group.rank()}),
       args_(args) {}
 
-DispatchResult Dispatch::run(const std::exception_ptr& unheard) {
+DispatchResult Dispatch::run(std::exception_ptr& unheard) {
   attempt([&] {
     resolve();
-    if (waits_for_sizes_ && unheard) std::rethrow_exception(unheard);
+    if (waits_for_sizes_ && unheard) std::rethrow_exception(std::exchange(unheard, nullptr));
     follow(args_.previous_event, args_.previous_event_before_epilogue);
     prepare_inputs();
     prepare_handle();

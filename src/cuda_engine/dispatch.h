@@ -13,8 +13,9 @@ class Dispatch final : Operation {
  public:
   Dispatch(DeviceGroup& group, Flights& flights, const DispatchArgs& args, std::uint64_t sequence_number);
 
-  /// @param unheard  an earlier operation's error, for all to hear if this one waits for the host anyway.
-  DispatchResult run(const std::exception_ptr& unheard);
+  /// @param unheard  an earlier operation's error: thrown and taken, for all to hear, if this one waits for
+  /// the host anyway, else left for who does.
+  DispatchResult run(std::exception_ptr& unheard);
 
  private:
   void resolve();

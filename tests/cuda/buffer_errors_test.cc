@@ -221,6 +221,20 @@ TEST_F(CudaErrorsTest, WithoutHostSyncCheckTellsOfAnIdThatIsNoExpert) {
   expect_heard_of_rank_1(texts, "topk_idx on rank 1: token 1, column 1 is 6, outside [-1, 6)");
 }
 
+TEST_F(CudaErrorsTest, ACachedDispatchInBetweenDoesNotMakeAnErrorForgotten) {
+  const auto texts = texts_of_check({.num_max_tokens_per_rank = 2}, [](ElasticBuffer& buffer) {
+    DispatchArgs args = good_args(buffer.rank());
+    const auto good = buffer.dispatch(args);
+    args.do_cpu_sync = false;
+    if (buffer.rank() == 1)
+      args.topk_idx = cuda::to_device(tensor_of<std::int64_t>({2, 2}, {0, 5, 1, 6}), this_gpu());
+    buffer.dispatch(args);
+    cuda::capture().wait();  // the operation that failed is over when the next one begins
+    buffer.dispatch({.x = args.x, .handle = good.handle});
+  });
+  expect_heard_of_rank_1(texts, "topk_idx on rank 1: token 1, column 1 is 6, outside [-1, 6)");
+}
+
 TEST_F(CudaErrorsTest, WithoutHostSyncMoreTokensThanWereAgreedAreRefusedByName) {
   const auto errors = errors_of(
       [](ElasticBuffer& buffer) {
