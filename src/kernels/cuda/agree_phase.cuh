@@ -158,7 +158,6 @@ __device__ __forceinline__ bool agree_on_handle(DispatchBlock& dispatch) {
   }
   if (is_speaker()) {
     if (thread_in_block() == 0) refuse_handle(dispatch);
-    __syncthreads();
     send_message(dispatch.operation, dispatch.memory.exchange.header(), 0, [](int) { return 0; });
   }
   if (!hear(dispatch)) return false;

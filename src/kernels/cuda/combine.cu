@@ -12,7 +12,7 @@ namespace flexep::cuda {
 namespace {
 
 /// A block may have 227 KiB on sm_90, together with the static part.
-constexpr std::size_t kMaxDynamicMemory = 216 * 1024;
+constexpr std::size_t kMaxDynamicMemory = 208 * 1024;
 /// More than half of what a multiprocessor has, so that each block has one of its own.
 constexpr std::size_t kMinDynamicMemory = 120 * 1024;
 
@@ -81,7 +81,9 @@ class Combine {
       if (launch_.staged_topk_weights != nullptr) stage_weights();
     }
     operation_.arrive();
-    return operation_.wait_for_all_blocks();
+    if (!operation_.wait_for_all_blocks()) return false;
+    if (is_speaker()) cover_with_message();
+    return true;
   }
 
   __device__ void stage_rows() {
@@ -120,17 +122,16 @@ class Combine {
     if (is_speaker()) {
       if (thread_in_block() == 0 && head_.is_valid == 0)
         memory_.exchange.header().refusal = Refusal::kInvalidHandle;
-      __syncthreads();
       send_message(operation_, memory_.exchange.header(), 0, [](int) { return 0; });
     }
     memory_.exchange.judgement.reset();
-    if (!await_messages(operation_, memory_.exchange)) {
+    if (!await_messages(operation_, memory_.exchange, 0)) {
       operation_.poison();
       if (is_speaker()) report_timeout(operation_, memory_.exchange.missing, 0, Verdict::kTimedOut);
       return false;
     }
     operation_.pass(Phase::kHeard);
-    const Messages messages(operation_, memory_.exchange);
+    const Messages messages(operation_, memory_.exchange, 0);
     compare_headers(launch_.peers, messages, memory_.exchange.judgement);
     find_sources(messages);
     const Verdict verdict = memory_.exchange.judgement.settle();

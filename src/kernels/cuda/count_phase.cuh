@@ -76,14 +76,13 @@ __device__ __forceinline__ void announce_counts(DispatchBlock& dispatch, bool ha
       dispatch.memory.exchange.header().bad_id.value = dispatch.num_tokens;
     }
   }
-  __syncthreads();
-  send_message(dispatch.operation, dispatch.memory.exchange.header(), dispatch.topk_idx.num_columns(),
+  send_message(dispatch.operation, dispatch.memory.exchange.header(), dispatch.num_message_words(),
                [&](int column) { return count_of_blocks(dispatch, column, num_blocks()); });
 }
 
 __device__ __forceinline__ bool hear(DispatchBlock& dispatch) {
   dispatch.judgement().reset();
-  if (await_messages(dispatch.operation, dispatch.memory.exchange)) {
+  if (await_messages(dispatch.operation, dispatch.memory.exchange, dispatch.num_message_words())) {
     dispatch.operation.pass(Phase::kHeard);
     return true;
   }

@@ -64,7 +64,9 @@ struct DispatchBlock {
                                         ReceivePlan::num_bytes(launch.peers.num_ranks, launch.num_experts)),
         plan(scratch, launch.peers.num_ranks, launch.num_experts) {}
 
-  __device__ Messages messages() const { return Messages(operation, memory.exchange); }
+  /// Words after the header of a message.
+  __device__ int num_message_words() const { return launch.is_cached() ? 0 : topk_idx.num_columns(); }
+  __device__ Messages messages() const { return Messages(operation, memory.exchange, num_message_words()); }
   __device__ Judgement& judgement() const { return memory.exchange.judgement; }
 
   // The plan of the handle.

@@ -35,8 +35,8 @@ struct HeaderAddress {
 
 /// The head of what a rank says in an exchange. Travels as it is.
 ///
-/// The host fills everything but `refusal` and `bad_id`, which it leaves alone except in a refusal of its
-/// own.
+/// The host fills everything but `num_words`, and `refusal` and `bad_id`, which it leaves alone except in a
+/// refusal of its own.
 struct alignas(16) ExchangeHeader {
   static constexpr int kNumFields = 16;
 
@@ -61,6 +61,9 @@ struct alignas(16) ExchangeHeader {
 
   Refusal refusal = Refusal::kNone;
   BadId bad_id;
+  /// Words of 4 bytes that follow the header; filled by the kernel that sends it.
+  std::int32_t num_words = 0;
+  std::int32_t padding = 0;
 };
 
 }  // namespace flexep::cuda

@@ -56,6 +56,13 @@ class Deadline {
 /// Which ranks were not heard from, one bit each; in shared memory.
 struct MissingRanks {
   unsigned long long words[OperationResult::kMaxRanks / 64];
+
+  /// Collective over the block.
+  __device__ void clear() {
+    for (int i = thread_in_block(); i < OperationResult::kMaxRanks / 64; i += kNumThreads) words[i] = 0;
+    __syncthreads();
+  }
+  __device__ void add(int rank) { atomicOr(&words[rank / 64], 1ull << (rank % 64)); }
 };
 
 /// The running operation, as one block sees it. Its members are collective over the block.
@@ -135,8 +142,7 @@ class Operation {
 template <typename SignalOf>
 __device__ bool await_all(const Peers& peers, std::uint64_t value, MissingRanks& missing,
                           SignalOf signal_of) {
-  for (int i = thread_in_block(); i < OperationResult::kMaxRanks / 64; i += kNumThreads) missing.words[i] = 0;
-  __syncthreads();
+  missing.clear();
   const Deadline deadline(peers.timeout_ns);
   const std::byte* mailbox = peers.mailboxes[peers.rank];
   bool is_missing = false;
@@ -146,7 +152,7 @@ __device__ bool await_all(const Peers& peers, std::uint64_t value, MissingRanks&
     while (!has_come && !deadline.has_passed()) has_come = has_arrived(word, value);
     if (has_come) continue;
     is_missing = true;
-    atomicOr(&missing.words[r / 64], 1ull << (r % 64));
+    missing.add(r);
   }
   return __syncthreads_or(is_missing) == 0;
 }

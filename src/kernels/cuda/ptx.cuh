@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// All inline assembly of flexep. Every ordering between ranks goes through publish() and arrived().
+// All inline assembly of flexep. Every ordering between ranks goes through publish() and has_arrived(), or
+// through the words of a message, store_word() and load_word().
 #pragma once
 
 #include <cstddef>
@@ -21,6 +22,42 @@ __device__ inline bool has_arrived(const std::uint64_t* word, std::uint64_t valu
   std::uint64_t seen;
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(seen) : "l"(word) : "memory");
   return seen >= value;
+}
+
+// ---- Messages between ranks -----------------------------------------------------------------------------
+
+/// A word of a message together with the number of its exchange, stored and loaded as one: it says itself
+/// that it has come, and nobody has to wait until a message is stored before he can signal it. Stores, and
+/// loads without acquire, are told apart from signals in the machine code by "no_allocate".
+struct alignas(8) MessageWord {
+  std::uint32_t value;
+  std::uint32_t exchange;
+};
+
+/// Whatever this thread has stored or observed before, barriers included, is visible to whoever sees with
+/// load_word() what it stores with store_word() afterwards. System scope, release.
+__device__ inline void release_words() {
+  asm volatile("fence.acq_rel.sys;" ::: "memory");
+}
+
+__device__ inline void store_word(MessageWord* word, const MessageWord& from) {
+  asm volatile("st.relaxed.sys.global.L1::no_allocate.u64 [%0], %1;" ::"l"(word),
+               "l"(static_cast<std::uint64_t>(from.exchange) << 32 | from.value)
+               : "memory");
+}
+
+/// A word of this rank; pairs with store_word(), and with release_words() before it. System scope, acquire.
+__device__ inline MessageWord load_word(const MessageWord* word) {
+  std::uint64_t seen;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(seen) : "l"(word) : "memory");
+  return {static_cast<std::uint32_t>(seen), static_cast<std::uint32_t>(seen >> 32)};
+}
+
+/// The same without acquire: what came with release_words() is not yet visible. Several may be under way.
+__device__ inline MessageWord load_word_alone(const MessageWord* word) {
+  std::uint64_t seen;
+  asm volatile("ld.relaxed.sys.global.L1::no_allocate.u64 %0, [%1];" : "=l"(seen) : "l"(word) : "memory");
+  return {static_cast<std::uint32_t>(seen), static_cast<std::uint32_t>(seen >> 32)};
 }
 
 // ---- Signals between the blocks of one kernel ------------------------------------------------------------

@@ -21,9 +21,9 @@ __global__ void __launch_bounds__(kNumThreads, 1)
                [&](int i) { return text[i]; });
 
   memory.judgement.reset();
-  const bool has_heard = await_messages(operation, memory);
+  const bool has_heard = await_messages(operation, memory, 0);
   if (has_heard) {
-    const Messages messages(operation, memory);
+    const Messages messages(operation, memory, 0);
     compare_headers(launch.peers, messages, memory.judgement);
     memory.judgement.settle();
     report_failed_verdict(operation, messages, memory.judgement);

@@ -47,9 +47,15 @@ __device__ inline void report_headers(const Operation& operation, const Messages
   auto* headers = array_of<ExchangeHeader>(result, layout.headers());
   for (int r = 0; r < operation.peers.num_ranks; ++r)
     copy_words(headers + r, &messages.header(r), sizeof(ExchangeHeader));
-  if (refused_rank >= 0)
-    copy_words(array_of<char>(result, layout.text()), messages.text(refused_rank),
-               MailboxLayout::kMaxTextBytes);
+  if (refused_rank < 0) return;
+  const int num_words = min(messages.header(refused_rank).num_words,
+                            static_cast<int>(MailboxLayout::kMaxTextBytes / sizeof(std::uint32_t)));
+  const Deadline deadline(operation.peers.timeout_ns);
+  auto* text = array_of<std::uint32_t>(result, layout.text());
+  for (int i = thread_in_block(); i < num_words; i += kNumThreads) {
+    MessageWord word = load_word(messages.incoming(refused_rank, kHeaderWords + i));
+    text[i] = messages.await(refused_rank, kHeaderWords + i, word, deadline) ? word.value : 0;
+  }
 }
 
 /// Everybody's headers are here, and this is what they mean.
