@@ -3,11 +3,13 @@
 
     python bench/python_large_batches.py --device cuda --json bench/results/<machine>/<date>-python-large-batches.json
 
-Ranks are processes of this machine; on a GPU they need the multi-process service. A time is that from the first rank's call to the
-moment at which the slowest one's results are there, as in `flexep bench`; medians.
+Ranks are processes of this machine, which take turns with its GPUs; where several share one they need the multi-process service. A
+time is that from the first rank's call to the moment at which the slowest one's results are there, as in `flexep bench`. C++ and
+Python take turns, and the best of their medians counts.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import statistics
@@ -22,8 +24,12 @@ import flexep
 def rank_of(rank, options, job, results):
     torch.set_num_threads(1)
     comm = flexep.Communicator.from_job(job, rank, options.ranks)
-    buffer = flexep.ElasticBuffer(comm, device=options.device)
-    drawn = {"generator": torch.Generator(options.device).manual_seed(rank), "device": options.device}
+    device = options.device
+    if device == "cuda":
+        device = f"cuda:{rank % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
+    buffer = flexep.ElasticBuffer(comm, device=device)
+    drawn = {"generator": torch.Generator(device).manual_seed(rank), "device": device}
     x = torch.randn(options.tokens, options.hidden, **drawn).bfloat16()
     routed = {
         "topk_idx": torch.rand(options.tokens, options.experts, **drawn).topk(options.topk).indices,
@@ -32,46 +38,57 @@ def rank_of(rank, options, job, results):
     }
     received = buffer.dispatch(x, **routed)
     rows = received.x.to_library(torch.Tensor)
-    times = {"dispatch": measure(comm, options, lambda: buffer.dispatch(x, **routed).tensors(torch.Tensor))}
-    for kind, y in expert_outputs(buffer, rows, options.kinds):
-        torch.mul(rows, 2, out=y)
-        combine = lambda y=y: buffer.combine(y, handle=received.handle).tensors(torch.Tensor)
-        times[f"combine, {kind}"] = measure(comm, options, combine)
+    calls = {"dispatch": lambda: buffer.dispatch(x, **routed).tensors(torch.Tensor)}
+    with contextlib.ExitStack() as registrations:
+        for kind in options.kinds:
+            y = expert_output(kind, buffer, rows, registrations)
+            torch.mul(rows, 2, out=y)
+            calls[f"combine, {kind}"] = lambda y=y: buffer.combine(y, handle=received.handle).tensors(torch.Tensor)
+        times = measure(comm, options, calls)
     if rank == 0:
         results.put(times)
     comm.barrier()
 
 
-def expert_outputs(buffer, rows, kinds):
-    """(kind as `flexep bench --input` has it, memory for what the experts write)."""
-    if "arena" in kinds:
-        yield "arena", buffer.empty(tuple(rows.shape), "bf16").to_library(torch.Tensor)
-    if "ordinary" in kinds:
-        yield "ordinary", torch.empty_like(rows)
-    if "registered" not in kinds:
-        return
+def expert_output(kind, buffer, rows, registrations):
+    """Memory of a kind, as `flexep bench --input` names them, for what the experts write."""
+    if kind == "arena":
+        return buffer.empty(tuple(rows.shape), "bf16").to_library(torch.Tensor)
+    if kind == "ordinary":
+        return torch.empty_like(rows)
     size = 2 << 20
     memory = torch.empty((rows.numel() * 2 // size + 2) * size, dtype=torch.uint8, device=rows.device)
     memory = memory[-memory.data_ptr() % size :]
-    with buffer.register_memory(memory[: len(memory) // size * size]):
-        yield "registered", memory[: rows.numel() * 2].view(rows.dtype).view(rows.shape)
+    registrations.enter_context(buffer.register_memory(memory[: len(memory) // size * size]))
+    return memory[: rows.numel() * 2].view(rows.dtype).view(rows.shape)
 
 
-def measure(comm, options, call):
-    spans = []
+def measure(comm, options, calls):
+    """Microseconds of each; they take turns, as in `flexep bench`."""
+    spans = {op: [] for op in calls}
     for _ in range(options.warmup + options.iters):
-        comm.barrier()
-        begin = time.perf_counter_ns()
-        result = call()
-        if options.device == "cuda":
-            torch.cuda.synchronize()
-        spans.append((begin, time.perf_counter_ns()))
-        del result  # as in `flexep bench`, its end is not counted
+        for op, call in calls.items():
+            spans[op].append(span_of(comm, options, call))
     of_ranks = [json.loads(spans) for spans in comm.all_gather_bytes(json.dumps(spans).encode())]
+    return {op: median_of_slowest([spans[op][options.warmup :] for spans in of_ranks]) for op in calls}
+
+
+def span_of(comm, options, call):
+    comm.barrier()
+    begin = time.perf_counter_ns()
+    result = call()
+    if options.device == "cuda":
+        torch.cuda.current_stream().synchronize()
+    end = time.perf_counter_ns()
+    del result  # as in `flexep bench`, its end is not counted
+    return begin, end
+
+
+def median_of_slowest(spans_of_ranks):
     slowest = [
-        max(end for _, end in spans) - min(begin for begin, _ in spans) for spans in zip(*of_ranks, strict=True)
+        max(end for _, end in spans) - min(begin for begin, _ in spans) for spans in zip(*spans_of_ranks, strict=True)
     ]
-    return statistics.median(slowest[options.warmup :]) / 1000
+    return statistics.median(slowest) / 1000
 
 
 def from_cxx(options):
@@ -86,6 +103,13 @@ def from_cxx(options):
     return times
 
 
+def from_python(options):
+    queue = torch.multiprocessing.get_context("fork").SimpleQueue()
+    arguments = (options, uuid.uuid4().hex, queue)
+    torch.multiprocessing.start_processes(rank_of, arguments, nprocs=options.ranks, start_method="fork")
+    return queue.get()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="file to write the results to")
@@ -96,12 +120,12 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds, help="memory of the experts' output")
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--iters", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    cxx = from_cxx(options)
-    queue = torch.multiprocessing.get_context("fork").SimpleQueue()
-    arguments = (options, uuid.uuid4().hex, queue)
-    torch.multiprocessing.start_processes(rank_of, arguments, nprocs=options.ranks, start_method="fork")
-    python = queue.get()
+    cxx, python = {}, {}
+    for _ in range(options.rounds):
+        for best, measured in ((cxx, from_cxx(options)), (python, from_python(options))):
+            best |= {op: min(us, best.get(op, us)) for op, us in measured.items()}
     results = [{"op": op, "cxx_us": us, "python_us": python[op], "ratio": python[op] / us} for op, us in cxx.items()]
     for result in results:
         print("{op:20} C++ {cxx_us:8.1f} us  Python {python_us:8.1f} us  {ratio:6.3f}".format(**result))

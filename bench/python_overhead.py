@@ -4,7 +4,8 @@
     python bench/python_overhead.py --device cpu --json bench/results/<machine>/<date>-python-overhead.json
 
 Medians of calls; run it on a quiet machine. C++ and Python take turns, and the best of their medians counts. On a GPU a time ends
-when the stream has done what the call gave it, as in `flexep bench`; `call_us` is the time until the call returns.
+when the stream has done what the call gave it, as in `flexep bench`; `call_us` is the time until the call returns. "with gradients"
+is `flexep.torch` where autograd records the operation; of that, an empty autograd.Function of PyTorch takes what "autograd" says.
 """
 
 import argparse
@@ -25,6 +26,19 @@ from flexep import deep_ep
 HIDDEN, NUM_EXPERTS, NUM_TOPK = 64, 4, 2
 ROUNDS = {"cpu": 5, "cuda": 2}  # a GPU is not shared with the other work of its machine
 CALLS = 2000
+NOTHING = "autograd"
+
+
+class Nothing(torch.autograd.Function):
+    """What PyTorch itself takes to record an operation."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
 
 
 def calls(device):
@@ -37,6 +51,7 @@ def calls(device):
     received = core.dispatch(x, **routed)
     rows = torch.from_dlpack(core.empty((1, HIDDEN), "bf16"))
     handle = elastic.dispatch(x, **routed, num_sms=1)[3]
+    learned = x.clone().requires_grad_()
     return {
         ("flexep", "dispatch"): lambda: core.dispatch(x, **routed),
         ("flexep", "combine"): lambda: core.combine(rows, handle=received.handle),
@@ -44,6 +59,9 @@ def calls(device):
         ("flexep.deep_ep", "combine"): lambda: elastic.combine(rows, handle),
         ("flexep.torch", "dispatch"): lambda: flexep.torch.dispatch(core, x, ids, weights, num_experts=NUM_EXPERTS),
         ("flexep.torch", "combine"): lambda: flexep.torch.combine(core, rows, received.handle),
+        ("with gradients", "dispatch"): lambda: flexep.torch.dispatch(core, learned, ids, weights, num_experts=NUM_EXPERTS),
+        ("with gradients", "combine"): lambda: flexep.torch.combine(core, learned, received.handle),
+        ("PyTorch", NOTHING): lambda: Nothing.apply(learned),
     }
 
 
@@ -85,7 +103,7 @@ def main():
         measured |= {key: median_us(call, arguments.device) for key, call in calls(arguments.device).items()}
         best = {key: min(us, best.get(key, us)) for key, us in measured.items()}
     results = [
-        {"layer": layer, "op": op, "median_us": us, "call_us": call_us, "beyond_cxx_us": us - best["C++", op][0]}
+        {"layer": layer, "op": op, "median_us": us, "call_us": call_us, "beyond_cxx_us": us - best.get(("C++", op), (0, 0))[0]}
         for (layer, op), (us, call_us) in best.items()
     ]
     for result in results:

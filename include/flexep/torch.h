@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,7 +21,7 @@
 ///
 /// Dispatch is a linear map of rows and weights, and combine on the same handle its transpose: each is the
 /// other's backward, which is as collective as forward: every rank runs it, in the same order. Tensors are
-/// the CPU's. The buffer must outlive the backward pass.
+/// the CPU's; with flexep/torch_cuda.h, or a GPU's. The buffer must outlive the backward pass.
 namespace flexep::autograd {
 
 struct Dispatched {
@@ -47,17 +48,43 @@ inline constexpr std::array<std::pair<at::ScalarType, DType>, 9> kDTypes{{{at::k
                                                                           {at::kInt, DType::kInt32},
                                                                           {at::kLong, DType::kInt64}}};
 
-/// The same memory, kept alive; "no tensor" for an undefined one. @throws InvalidArgument for another
-/// device's tensor and for a type that flexep does not have.
+/// Runs an operation in the order of LibTorch's current stream of a GPU; null unless flexep/torch_cuda.h says
+/// how.
+inline void (*run_in_order_of_gpu)(c10::Device device, const std::function<void()>& operation) = nullptr;
+
+/// What the operation returns, run in the order of the current stream of the device of `x`.
+template <typename Operation>
+auto in_order_of(const torch::Tensor& x, Operation operation) {
+  if (!x.is_cuda()) return operation();
+  std::optional<decltype(operation())> result;
+  run_in_order_of_gpu(x.device(), [&] { result.emplace(operation()); });
+  return *std::move(result);
+}
+
+/// @throws InvalidArgument for a device that flexep does not have.
+inline Device to_flexep(const char* argument, c10::Device device) {
+  if (device.is_cpu()) return Device::host();
+  if (device.is_cuda() && run_in_order_of_gpu != nullptr) return Device::cuda(device.index());
+  throw InvalidArgument(argument, std::string(argument) + " is on " + device.str() +
+                                      ", and must be a tensor of the CPU" +
+                                      (device.is_cuda() ? " unless flexep/torch_cuda.h is included" : ""));
+}
+
+inline c10::Device to_torch(Device device) {
+  if (device.is_host()) return c10::kCPU;
+  return {c10::kCUDA, static_cast<c10::DeviceIndex>(device.index)};
+}
+
+/// The same memory, kept alive; "no tensor" for an undefined one. @throws InvalidArgument for a device and
+/// for a type that flexep does not have.
 inline Tensor to_flexep(const char* argument, const torch::Tensor& given) {
   if (!given.defined()) return {};
-  if (!given.is_cpu())
-    throw InvalidArgument(argument, std::string(argument) + " must be a tensor of the CPU");
+  const Device device = to_flexep(argument, given.device());
   for (const auto& [theirs, ours] : kDTypes) {
     if (given.scalar_type() != theirs) continue;
     const auto owner = std::make_shared<torch::Tensor>(given.detach().contiguous());
-    return Tensor::from_memory(owner->data_ptr(),
-                               Shape(std::span(owner->sizes().data(), owner->sizes().size())), ours, owner);
+    const Shape shape(std::span(owner->sizes().data(), owner->sizes().size()));
+    return Tensor::from_memory(owner->data_ptr(), shape, ours, owner, device);
   }
   throw InvalidArgument(argument, std::string(argument) + " has an element type that flexep does not have");
 }
@@ -68,8 +95,13 @@ inline torch::Tensor to_torch(const Tensor& tensor) {
   for (const auto& [theirs, ours] : kDTypes) {
     if (tensor.dtype() != ours) continue;
     const auto extents = tensor.shape().extents();
-    return torch::from_blob(
-        tensor.data(), at::IntArrayRef(extents.data(), extents.size()), [tensor](void*) {}, theirs);
+    const c10::Device device = to_torch(tensor.device());
+    // The device is told, since LibTorch would ask CUDA whose memory it is, and of an empty tensor nobody's.
+    return at::for_blob(tensor.data(), at::IntArrayRef(extents.data(), extents.size()))
+        .deleter([tensor](void*) {})
+        .options(at::TensorOptions(theirs).device(device))
+        .target_device(device)
+        .make_tensor();
   }
   throw Error("a tensor of a type that LibTorch does not have");
 }
@@ -129,7 +161,7 @@ struct DispatchFunction : torch::autograd::Function<DispatchFunction> {
     const bool is_cached = static_cast<bool>(args.handle);
     args.x = to_flexep("x", x);
     args.topk_weights = to_flexep("topk_weights", topk_weights.value_or(torch::Tensor()));
-    const DispatchResult received = context->buffer->dispatch(args);
+    const DispatchResult received = in_order_of(x, [&] { return context->buffer->dispatch(args); });
     context->args = {};
     context->args.handle = received.handle;
     autograd->saved_data["flexep"] = c10::IValue::make_capsule(context);
@@ -154,11 +186,11 @@ struct CombineFunction : torch::autograd::Function<CombineFunction> {
                                                 const std::optional<torch::Tensor>& topk_weights,
                                                 const std::optional<torch::Tensor>& bias,
                                                 const ContextPtr& context) {
-    const CombineResult sums = context->buffer->combine(
-        {.x = to_flexep("x", x),
-         .handle = context->args.handle,
-         .topk_weights = to_flexep("topk_weights", topk_weights.value_or(torch::Tensor())),
-         .bias = {to_flexep("bias", bias.value_or(torch::Tensor()))}});
+    const CombineArgs args{.x = to_flexep("x", x),
+                           .handle = context->args.handle,
+                           .topk_weights = to_flexep("topk_weights", topk_weights.value_or(torch::Tensor())),
+                           .bias = {to_flexep("bias", bias.value_or(torch::Tensor()))}};
+    const CombineResult sums = in_order_of(x, [&] { return context->buffer->combine(args); });
     autograd->saved_data["flexep"] = c10::IValue::make_capsule(context);
     autograd->saved_data["has_bias"] = bias.has_value();
     autograd->saved_data["num_rows"] = x.size(0);

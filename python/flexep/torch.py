@@ -94,11 +94,11 @@ def record_stream(tensor: torch.Tensor, stream: torch.cuda.Stream) -> None:
 
 
 def _core_buffer(buffer: Any) -> ElasticBuffer:
-    return getattr(buffer, "runtime", buffer)
+    return buffer if type(buffer) is ElasticBuffer else buffer.runtime
 
 
 def _core_handle(handle: Any) -> DispatchHandle | None:
-    return getattr(handle, "core", handle)
+    return handle if handle is None or type(handle) is DispatchHandle else handle.core
 
 
 def _is_recorded(*tensors: torch.Tensor | None) -> bool:

@@ -1,29 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "flexep/flexep.h"
 #include "flexep/torch.h"
+#include "tokens.h"
 
 namespace flexep {
 namespace {
 
-constexpr int kNumRanks = 2, kNumExperts = 4, kHidden = 4;
+using testing::kHidden;
+using testing::kNumExperts;
+using testing::Tokens;
 
-/// Tokens of one rank: the second goes to both ranks, the third to one expert only.
-struct Tokens {
-  explicit Tokens(int rank, int num_tokens = 3)
-      : x(torch::arange(num_tokens * kHidden, torch::kDouble).view({num_tokens, kHidden}) + 10 * rank),
-        topk_idx(torch::tensor({{0, 1}, {1, 2}, {3, -1}}, torch::kLong).slice(0, 0, num_tokens)),
-        weights(
-            torch::tensor({{0.5, 0.25}, {2.0, 1.0}, {3.0, 0.0}}, torch::kDouble).slice(0, 0, num_tokens)) {
-    x.set_requires_grad(true);
-    weights = weights.clone().set_requires_grad(true);
-  }
+constexpr int kNumRanks = 2;
 
-  torch::Tensor x, topk_idx, weights;
-};
-
-class LibTorchTest : public testing::TestWithParam<bool> {};
+class LibTorchTest : public ::testing::TestWithParam<bool> {};
 
 TEST_P(LibTorchTest, GradientsAreThoseOfTheSumOfSquares) {
   const bool do_expand = GetParam();
@@ -73,7 +65,7 @@ TEST_P(LibTorchTest, RankWithoutTokensTakesPartInBackward) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, LibTorchTest, testing::Bool(),
+INSTANTIATE_TEST_SUITE_P(Layouts, LibTorchTest, ::testing::Bool(),
                          [](const auto& layout) { return layout.param ? "Expanded" : "Compact"; });
 
 TEST(LibTorchHandleTest, GapsAreZeroInGradients) {
@@ -112,6 +104,14 @@ TEST(LibTorchHandleTest, StrangersAreRefusedByName) {
   EXPECT_THROW(
       autograd::dispatch(buffer, torch::zeros({1, 4}, torch::kComplexFloat), ids, {}, {.num_experts = 1}),
       InvalidArgument);
+  const torch::Tensor nowhere = torch::zeros({1, 4}, c10::kMeta);
+  try {
+    autograd::dispatch(buffer, nowhere, ids, {}, {.num_experts = 1});
+    FAIL() << "accepted";
+  } catch (const InvalidArgument& error) {
+    EXPECT_EQ(error.argument(), "x");
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("meta"));
+  }
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests over ranks: `@pytest.mark.ranks(2, 4)` runs a test in that many processes, which form a gloo group.
 
-Each runs with tensors of the CPU and with tensors of a GPU, which the ranks share, and which is the default device of PyTorch
-there; `ranks(2, cuda=(2, 8))` has other numbers there. FLEXEP_TEST_DEVICES=cuda leaves the CPU out.
+Each runs with tensors of the CPU and with tensors of GPUs, with which the ranks take turns, and which are the default device of
+PyTorch there; `ranks(2, cuda=(2, 8))` has other numbers there. FLEXEP_TEST_DEVICES=cuda leaves the CPU out.
 """
 
 import os

@@ -5,7 +5,9 @@ import functools
 import multiprocessing
 import os
 import pickle
+import shutil
 import socket
+import subprocess
 import sys
 import traceback
 
@@ -22,6 +24,15 @@ def has_gpu():
     return flexep.has_cuda and torch.version.cuda is not None and os.path.exists("/dev/nvidiactl")
 
 
+@functools.cache
+def num_gpus():
+    """As the driver's command tells, for the same reason."""
+    if not has_gpu() or not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
 def _free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -35,6 +46,8 @@ def _start(rank, num_ranks, device, port):
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     torch.set_default_device(device)
     os.environ.setdefault("FLEXEP_TIMEOUT_SECS", "60")
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=num_ranks)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import flexep
 import flexep.torch
 from flexep import deep_ep
+from ranks import num_gpus
 from reference import device_name, generator
 
 HIDDEN, NUM_EXPERTS, NUM_TOPK = 256, 8, 3
@@ -167,6 +168,22 @@ def test_tensors_outlive_their_buffer():
     gc.collect()
     torch.cuda.synchronize()
     assert torch.equal(rows, expected) and handle.num_recv_tokens == len(rows)
+
+
+@pytest.mark.skipif(num_gpus() < 2, reason="NCCL has one rank for each GPU, and there are no two")
+@pytest.mark.ranks(cuda=(2,))
+def test_ranks_of_a_group_of_nccl_meet():
+    group = dist.new_group(backend="nccl")
+    total, numbers = torch.ones(1), generator(dist.get_rank())
+    for buffer in (deep_ep.ElasticBuffer(group, num_max_tokens_per_rank=512, hidden=HIDDEN), make_buffer()):
+        for _ in range(20):  # beside NCCL's own kernels
+            batch = Batch(300, numbers)
+            rows, _, _, handle, _ = buffer.dispatch(batch.x, batch.topk_idx, num_experts=NUM_EXPERTS, do_expand=True)
+            dist.all_reduce(total, group=group)
+            sums, _, _ = buffer.combine(expert_outputs(rows, handle), handle)
+            assert torch.equal(sums, batch.sums)
+    assert total.item() == 2**40
+    assert deep_ep.Buffer(group).group_size == 2
 
 
 @pytest.mark.ranks(cuda=(2,))

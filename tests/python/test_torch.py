@@ -313,7 +313,7 @@ class Layer(torch.nn.Module):
         return flexep.torch.combine(self.buffer, y * recv.topk_weights[:, None], recv.handle)[0]
 
 
-@pytest.mark.ranks(2, cuda=(2, 4))
+@pytest.mark.ranks(2)
 def test_compiled_module_learns_as_the_plain_one_does():
     results = []
     for prepared in (lambda layer: layer, lambda layer: torch.compile(layer, backend="aot_eager")):

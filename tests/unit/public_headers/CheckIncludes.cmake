@@ -5,7 +5,8 @@
 
 file(GLOB_RECURSE headers "${INCLUDE_DIR}/*.h")
 # Those that meet CUDA, MPI and LibTorch.
-list(REMOVE_ITEM headers "${INCLUDE_DIR}/flexep/cuda.h" "${INCLUDE_DIR}/flexep/mpi.h" "${INCLUDE_DIR}/flexep/torch.h")
+list(REMOVE_ITEM headers "${INCLUDE_DIR}/flexep/cuda.h" "${INCLUDE_DIR}/flexep/mpi.h" "${INCLUDE_DIR}/flexep/torch.h"
+  "${INCLUDE_DIR}/flexep/torch_cuda.h")
 foreach(header IN LISTS headers)
   file(STRINGS "${header}" includes REGEX "^ *# *include")
   foreach(include IN LISTS includes)
