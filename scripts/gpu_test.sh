@@ -89,7 +89,7 @@ sanitize() {  # <tool>
 run_tests() {
   local rounds="${FLEXEP_STRESS_ROUNDS:-10000}" test transport memory tool
   for test in "$tests"/cuda_*_test; do
-    [[ $test == */cuda_processes_test ]] || step "$(basename "$test")" "$test" --gtest_brief=1
+    [[ $test == *_processes_test ]] || step "$(basename "$test")" "$test" --gtest_brief=1
   done
   step "stress, 2 ranks" "$stress" --ranks 2 --rounds $((rounds / 10))
   step "stress, 8 ranks" "$stress" --ranks 8 --rounds "$rounds"
@@ -97,7 +97,7 @@ run_tests() {
   for tool in memcheck initcheck synccheck racecheck; do step "$tool" sanitize "$tool"; done
 
   start_mps
-  step cuda_processes_test "$tests/cuda_processes_test" --gtest_brief=1
+  for test in "$tests"/cuda_*processes_test; do step "$(basename "$test")" "$test" --gtest_brief=1; done
   step "stress, 3 processes" stress_processes 3 $((rounds / 10))
   step "stress, 8 processes" stress_processes 8 "$rounds"
   for transport in in_process shm; do

@@ -11,7 +11,7 @@ namespace moe_lm {
 
 /// Empty when this process can use a GPU; to be called before CUDA is used. Sets how many hardware queues it
 /// gets, for ranks that are processes.
-std::string why_no_gpu();
+std::string why_no_gpu(bool ranks_are_threads);
 
 flexep::Tensor to_layer(const flexep::Tensor& tensor, flexep::Device device);
 flexep::Tensor to_host(const flexep::Tensor& tensor);

@@ -10,9 +10,11 @@
 
 namespace moe_lm {
 
-std::string why_no_gpu() {
-  // Ranks are processes, which share the GPU's queues under MPS.
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8", /*overwrite=*/1);
+std::string why_no_gpu(bool ranks_are_threads) {
+  // Each of a thread's streams needs a queue of its own; processes share the GPU's under MPS.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", ranks_are_threads ? "32" : "8", /*overwrite=*/1);
+  // A kernel that is loaded late waits for those of other threads, which may wait for this one.
+  if (ranks_are_threads) setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/1);
   int num_devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess) return cudaGetErrorString(error);

@@ -5,7 +5,7 @@
 
 namespace moe_lm {
 
-std::string why_no_gpu() {
+std::string why_no_gpu(bool) {
   return "this build has no CUDA backend";
 }
 

@@ -123,9 +123,7 @@ void finish_moe_config(const CLI::App& app, Options& options) {
 
 void require_device(const Options& options) {
   if (options.device == "cpu") return;
-  if (options.transport == "in_process" && options.num_ranks > 1)
-    throw UsageError("--device cuda: ranks have to be processes (--transport shm)");
-  const std::string reason = why_no_gpu();
+  const std::string reason = why_no_gpu(options.transport == "in_process" && options.num_ranks > 1);
   if (!reason.empty()) throw UsageError(fmt::format("--device cuda: {}", reason));
 }
 

@@ -5,7 +5,6 @@
 
 #include "moe/balancing_loss.h"
 #include "moe/rows.h"
-#include "moe/z_loss.h"
 
 namespace flexep::moe {
 namespace {
@@ -47,27 +46,30 @@ double sum_losses_of_sequences(const MoeConfig& config, const Tensor& sums, std:
 
 }  // namespace
 
-template <typename T>
-AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const RoutedTokensOfRank& routed,
+bool has_loss(const MoeConfig& config) {
+  return has_balancing_loss(config) || config.moe_z_loss_coeff.value_or(0) != 0;
+}
+
+std::int64_t num_loss_sequences(const MoeConfig& config, const RouterInput& input) {
+  return is_by_sequence(config) ? input.num_sequences : 1;
+}
+
+AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const LossSums& mine,
                              const RouterInput& input) {
   const double z_coeff = config.moe_z_loss_coeff.value_or(0);
   AuxiliaryLoss result;
-  if (!has_balancing_loss(config) && z_coeff == 0) return result;
-
-  const std::int64_t num_tokens = routed.logits.size(0);
-  const std::int64_t num_sequences = is_by_sequence(config) ? input.num_sequences : 1;
-  const Tensor sums = sum_by_sequence<T>(config, routed.chosen, num_sequences);
+  const std::int64_t num_tokens = mine.num_tokens, num_sequences = mine.by_sequence.size(0);
   const Tensor slopes = Tensor::zeros({num_sequences, config.num_moe_experts}, DType::kFloat64);
-  const double squares = sum_of_squared_log_sums<T>(routed.logits);
   // [E] shares, [E] pairs, then tokens, squares, sequences, losses of sequences.
   const auto num_experts = static_cast<std::size_t>(config.num_moe_experts);
   Sums totals(2 * num_experts);
   for (std::int64_t s = 0; s < num_sequences; ++s)
-    for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += row_of<double>(sums, s)[i];
+    for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += row_of<double>(mine.by_sequence, s)[i];
   totals.insert(
       totals.end(),
-      {static_cast<double>(num_tokens), squares, num_tokens == 0 ? 0.0 : static_cast<double>(num_sequences),
-       is_by_sequence(config) ? sum_losses_of_sequences(config, sums, num_tokens, slopes) : 0.0});
+      {static_cast<double>(num_tokens), mine.squared_log_sums,
+       num_tokens == 0 ? 0.0 : static_cast<double>(num_sequences),
+       is_by_sequence(config) ? sum_losses_of_sequences(config, mine.by_sequence, num_tokens, slopes) : 0.0});
   comm.all_reduce_sum(totals);
   const double* rest = totals.data() + 2 * num_experts;
   const double all_tokens = rest[0], all_squares = rest[1], all_sequences = rest[2], all_losses = rest[3];
@@ -91,10 +93,5 @@ AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const 
   }
   return result;
 }
-
-template AuxiliaryLoss auxiliary_loss<float>(const MoeConfig&, Communicator&, const RoutedTokensOfRank&,
-                                             const RouterInput&);
-template AuxiliaryLoss auxiliary_loss<double>(const MoeConfig&, Communicator&, const RoutedTokensOfRank&,
-                                              const RouterInput&);
 
 }  // namespace flexep::moe

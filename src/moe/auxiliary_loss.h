@@ -7,7 +7,6 @@
 
 #include "flexep/communicator.h"
 #include "flexep/moe/router.h"
-#include "moe/router_probs.h"
 
 namespace flexep::moe {
 
@@ -22,15 +21,20 @@ struct AuxiliaryLoss {
   double z_slope = 0;
 };
 
-/// What the losses are computed from.
-struct RoutedTokensOfRank {
-  Tensor logits;  ///< [T, E]
-  ChosenExperts chosen;
+/// What the losses of this rank's tokens are computed from, on the host.
+struct LossSums {
+  std::int64_t num_tokens = 0;
+  Tensor by_sequence;  ///< as sum_by_sequence, for num_loss_sequences
+  double squared_log_sums = 0;
 };
 
-/// Collective when the configuration has a loss. @tparam T type of logits and scores, float or double.
-template <typename T>
-AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const RoutedTokensOfRank& routed,
+/// Whether the configuration has a loss: without one there is nothing to sum, and nothing collective.
+bool has_loss(const MoeConfig& config);
+/// Over which the load is counted: those of the input for seq_aux_loss, else all tokens are one.
+std::int64_t num_loss_sequences(const MoeConfig& config, const RouterInput& input);
+
+/// Collective. For a configuration that has a loss.
+AuxiliaryLoss auxiliary_loss(const MoeConfig& config, Communicator& comm, const LossSums& mine,
                              const RouterInput& input);
 
 }  // namespace flexep::moe

@@ -5,9 +5,9 @@
 
 namespace flexep::moe {
 
-std::shared_ptr<const ComputeDevice> make_compute_device(Device device) {
+std::shared_ptr<const ComputeDevice> make_compute_device(Device device, bool threads_share_it) {
   if (device.is_host()) return {std::shared_ptr<void>(), &cpu_device()};
-  return make_cuda_device(device);
+  return make_cuda_device(device, threads_share_it);
 }
 
 }  // namespace flexep::moe

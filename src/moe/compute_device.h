@@ -29,6 +29,8 @@ void for_each_expert(std::span<const std::int32_t> tokens_per_expert, Visitor&& 
   }
 }
 
+class DeviceRouter;
+
 /// Where a layer's rows and weights are, and who computes with them. On a GPU everything is in the order of
 /// the calling thread's current stream, and nothing but the copies from and to the host waits for it.
 ///
@@ -41,8 +43,8 @@ class ComputeDevice {
   /// Uninitialised.
   virtual Tensor empty(const Shape& shape, DType dtype) const = 0;
   virtual Tensor ones(const Shape& shape, DType dtype) const = 0;
-  /// A tensor of the host here, one from here on the host; on the CPU the tensor itself. No tensor stays
-  /// none.
+  /// A tensor of the host here, one from here on the host; what is there already is the tensor itself. No
+  /// tensor stays none.
   virtual Tensor from_host(const Tensor& tensor) const = 0;
   virtual Tensor to_host(const Tensor& tensor) const = 0;
   /// The moment at which everything is done that the caller has asked for so far.
@@ -61,6 +63,9 @@ class ComputeDevice {
   /// For each expert: its matrix of out [El, a's width, b's width] = its rows of a, transposed, * its rows of
   /// b. Zeros for an expert without rows.
   virtual void multiply_transposed_rows(const ExpertRows& a, const Tensor& b, const Tensor& out) const = 0;
+
+  /// What decides where tokens go; null where that is the host's, whatever the configuration.
+  virtual const DeviceRouter* router() const { return nullptr; }
 
   /// The same values in another type, rounded to nearest even.
   virtual void cast_into(const Tensor& tensor, const Tensor& out) const = 0;
@@ -90,7 +95,7 @@ class ComputeDevice {
 
 const ComputeDevice& cpu_device();
 
-/// @throws what make_cuda_device throws.
-std::shared_ptr<const ComputeDevice> make_compute_device(Device device);
+/// @param threads_share_it  see make_cuda_device. @throws what that throws.
+std::shared_ptr<const ComputeDevice> make_compute_device(Device device, bool threads_share_it);
 
 }  // namespace flexep::moe

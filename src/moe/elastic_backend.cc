@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "moe/compute_device.h"
-#include "moe/floating.h"
 
 namespace flexep::moe {
 // Megatron's rule: only an asynchronous operation whose outputs are the communication's own has a moment from
@@ -19,25 +18,26 @@ Tokens ElasticBackend::send(const Tokens& tokens, const Tensor& topk_idx, int ma
   // Probabilities travel in fp32; double precision goes all the way only when the rows are double too.
   const DType probs_dtype = tokens.probs.dtype();
   const bool is_double = tokens.hidden.dtype() == DType::kFloat64;
-  sent_ = {.probs_dtype = probs_dtype,
+  sent_ = {.probs_are_hosts = tokens.probs.device().is_host(),
+           .probs_dtype = probs_dtype,
            .weight_dtype = is_double ? probs_dtype : DType::kFloat32,
            .dispatch = options,
            .combine = {}};
   const ComputeDevice& device = group_->compute();
   const bool has_gaps = rows_->do_expand() && rows_->expert_alignment() > 1;
-  const auto recv =
-      group_->buffer().dispatch({.x = tokens.hidden,
-                                 .topk_idx = device.from_host(topk_idx),
-                                 .topk_weights = device.from_host(cast(tokens.probs, sent_.weight_dtype)),
-                                 .num_experts = num_virtual_experts(),
-                                 .expert_alignment = rows_->expert_alignment(),
-                                 .num_sms = config_.flex_dispatcher_num_sms(),
-                                 .do_expand = rows_->do_expand(),
-                                 .do_zero_padding = has_gaps,
-                                 .max_recv_tokens = max_recv_tokens,
-                                 .async_with_compute_stream = options.async_finish,
-                                 .previous_event = start_of(options),
-                                 .allocate_on_comm_stream = options.allocate_on_comm_stream});
+  const auto recv = group_->buffer().dispatch(
+      {.x = tokens.hidden,
+       .topk_idx = device.from_host(topk_idx),
+       .topk_weights = device.cast(device.from_host(tokens.probs), sent_.weight_dtype),
+       .num_experts = num_virtual_experts(),
+       .expert_alignment = rows_->expert_alignment(),
+       .num_sms = config_.flex_dispatcher_num_sms(),
+       .do_expand = rows_->do_expand(),
+       .do_zero_padding = has_gaps,
+       .max_recv_tokens = max_recv_tokens,
+       .async_with_compute_stream = options.async_finish,
+       .previous_event = start_of(options),
+       .allocate_on_comm_stream = options.allocate_on_comm_stream});
   in_flight_ = recv.event;
   received_ = {
       .handle = recv.handle, .topk_idx = recv.topk_idx, .shape = recv.x.shape(), .dtype = recv.x.dtype()};
@@ -57,7 +57,9 @@ TokenGradients ElasticBackend::dispatch_backward(const TokenGradients& received)
                                               .previous_event = start_of(options),
                                               .allocate_on_comm_stream = options.allocate_on_comm_stream});
   in_flight_ = sums.event;
-  if (!group_->device().is_host()) wait();  // for the host, where the probabilities came from
+  if (!sent_.probs_are_hosts || group_->device().is_host())
+    return {.hidden = sums.x, .probs = sums.topk_weights};
+  wait();
   return {.hidden = sums.x, .probs = device.to_host(sums.topk_weights)};
 }
 

@@ -14,8 +14,9 @@ namespace flexep::moe {
 /// that the forward resolved. A backend derived from it says which pairs are sent, and in which layout they
 /// come.
 ///
-/// On a GPU rows, and probabilities between a dispatch and its backward, are in its memory; what is sent is
-/// decided, and the gradients of those decisions are taken, on the host.
+/// On a GPU rows, and probabilities between a dispatch and its backward, are in its memory. What is sent is
+/// decided, and gradients of probabilities go back to, where the probabilities came from: there, too
+/// (routes_on_device), or on the host.
 class ElasticBackend : public FlexBackend {
  public:
   TokenGradients dispatch_backward(const TokenGradients& received) override;
@@ -52,6 +53,7 @@ class ElasticBackend : public FlexBackend {
  private:
   /// What backwards need of their forwards.
   struct Sent {
+    bool probs_are_hosts = true;           ///< where the router decided
     DType probs_dtype = DType::kFloat32;   ///< as the router gave them
     DType weight_dtype = DType::kFloat32;  ///< as they travel
     AsyncOptions dispatch;

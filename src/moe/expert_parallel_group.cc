@@ -1,32 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexep/moe/expert_parallel_group.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
-#include "flexep/error.h"
 #include "moe/compute_device.h"
 
 namespace flexep::moe {
 namespace {
 
-Device supported(const Communicator& comm, Device device) {
-  // What the driver does at first uses of cuBLAS may wait for kernels of other ranks: on one of several runs
-  // ranks as threads hung, or had wrong rows.
-  if (!device.is_host() && comm.num_ranks() > 1 && comm.transport_name() == "in_process") {
-    throw InvalidArgument("device",
-                          "not supported on cuda yet: MoE layers whose ranks are threads of one process; let "
-                          "each rank be a process");
-  }
-  return device;
+// Collective where ranks are threads.
+bool threads_share(Communicator& comm, Device device) {
+  if (comm.num_ranks() == 1 || comm.transport_name() != "in_process") return false;
+  const std::vector<int> indices = comm.all_gather(device.is_host() ? -1 : device.index);
+  return !device.is_host() && std::ranges::count(indices, device.index) > 1;
 }
 
 }  // namespace
 
 ExpertParallelGroup::ExpertParallelGroup(const Communicator& comm, Device device)
     : comm_(comm.duplicate()),
-      device_(supported(comm, device)),
+      device_(device),
       buffer_(comm, {.device = device}),
-      compute_(make_compute_device(device)) {
+      compute_(make_compute_device(device, threads_share(comm_, device))) {
   // A GPU's allocates, which could wait for another rank's operation: none starts before all are made.
   if (!device.is_host()) comm_.barrier();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "moe/flex_token_dispatcher.h"
 
+#include "moe/device_router.h"
 #include "moe/dispatch_arguments.h"
 #include "moe/flatten.h"
 
@@ -9,6 +10,8 @@ namespace flexep::moe {
 Tokens FlexTokenDispatcher::dispatch_preprocess(const Tokens& tokens, const Tensor& routing_map) {
   const Tensor hidden = flatten_tokens(tokens.hidden, config_.dispatched_hidden_size());
   check_routing(config_, hidden.size(0), tokens.probs, routing_map);
+  require_argument(tokens.probs.device().is_host() || routes_on_device(config_), "probs",
+                   "with this configuration probs and routing_map must be in the host's memory");
   hidden_shape_ = tokens.hidden.shape();
   return {.hidden = hidden,
           .probs = backend_->setup_metadata(tokens.probs.contiguous(), routing_map.contiguous())};

@@ -67,6 +67,11 @@ ProjectionGradients project_back(const ComputeDevice& device, const Tensor& rows
   return project_backward(device, rows, weight, grad);
 }
 
+// What the host permutes comes from there.
+Tensor permuted(const ComputeDevice& device, const Tensor& columns, std::span<const int> permutation) {
+  return permutation.empty() ? columns : permute_experts(device.to_host(columns), permutation);
+}
+
 MoeParameters<Tensor> from_host(const ComputeDevice& device, const MoeParameters<Tensor>& parameters) {
   const auto& [router_weight, experts, latent, shared] = parameters;
   return {.router_weight = device.from_host(router_weight),
@@ -151,8 +156,8 @@ MoeForward MoeLayer::forward(const Tensor& hidden, const MoeForwardOptions& opti
   const Tensor sent = is_latent ? project(device, rows, parameters_.latent.down) : rows;
   auto [dispatcher, grouped] = timed(seconds_.dispatch, [&] {
     return dispatch_within_budget(config_, group_,
-                                  {.hidden = sent, .probs = permute_experts(routed.probs, permutation)},
-                                  permute_experts(routed.routing_map, permutation));
+                                  {.hidden = sent, .probs = permuted(device, routed.probs, permutation)},
+                                  permuted(device, routed.routing_map, permutation));
   });
 
   const bool on_input = config_.moe_apply_probs_on_input;

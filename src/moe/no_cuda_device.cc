@@ -8,7 +8,7 @@
 
 namespace flexep::moe {
 
-std::shared_ptr<const ComputeDevice> make_cuda_device(Device device) {
+std::shared_ptr<const ComputeDevice> make_cuda_device(Device device, bool) {
   throw InvalidArgument("device",
                         fmt::format("device is {}, but this build has no CUDA backend", device.to_string()));
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "flexep/moe/router.h"
 
+#include <numeric>
+
 #include "common/check.h"
 #include "moe/auxiliary_loss.h"
 #include "moe/balancing_loss.h"
+#include "moe/device_router.h"
 #include "moe/floating.h"
 #include "moe/router_on_device.h"
 #include "moe/router_probs.h"
@@ -59,51 +62,102 @@ DroppedRouting drop_tokens(const MoeConfig& config, const DroppedRouting& routin
                                       .pad_to_capacity = config.moe_pad_expert_input_to_capacity});
 }
 
+// What is decided about tokens once their logits are known.
+struct Decisions {
+  RoutingDecision routed;  // probs and routing map as capacity leaves them
+  Tensor kept;             // as RouterContext's
+  AuxiliaryLoss losses;
+};
+
+template <typename T>
+AuxiliaryLoss losses_of(const MoeConfig& config, Communicator& comm, const Tensor& logits,
+                        const ChosenExperts& chosen, const RouterInput& input) {
+  if (!has_loss(config)) return {};
+  const LossSums sums{.num_tokens = logits.size(0),
+                      .by_sequence = sum_by_sequence<T>(config, chosen, num_loss_sequences(config, input)),
+                      .squared_log_sums = sum_of_squared_log_sums<T>(logits)};
+  return auxiliary_loss(config, comm, sums, input);
+}
+
+template <typename T>
+Decisions decide(const MoeConfig& config, Communicator& comm, const Tensor& logits,
+                 const RouterInput& input) {
+  const auto chosen = choose_experts<T>(
+      config, logits, {.expert_bias = input.expert_bias, .replay_topk_idx = input.replay_topk_idx});
+  const int num_experts = config.num_moe_experts;
+  const auto routing = drop_tokens(
+      config, {.probs = scatter_columns(scale<T>(chosen.topk_probs, config.moe_router_topk_scaling_factor),
+                                        chosen.topk_idx, num_experts),
+               .routing_map = multihot(chosen.topk_idx, num_experts)});
+  return {.routed = {.scores = chosen.scores,
+                     .topk_idx = chosen.topk_idx,
+                     .topk_probs = chosen.topk_probs,
+                     .probs = routing.probs,
+                     .routing_map = routing.routing_map},
+          .kept = config.expert_capacity_factor() ? routing.routing_map : Tensor(),
+          .losses = losses_of<T>(config, comm, logits, chosen, input)};
+}
+
+// A choice that is given is the host's.
+bool decides_on_device(const ComputeDevice& device, const MoeConfig& config, const RouterInput& input) {
+  return device.router() != nullptr && routes_on_device(config) && !input.replay_topk_idx;
+}
+
+Decisions decide_on_device(const ComputeDevice& device, const MoeConfig& config, Communicator& comm,
+                           const Tensor& logits, const RouterInput& input) {
+  const RoutingRules rules = routing_rules(config);
+  const RoutingDecision routed = device.router()->route(rules, logits, input.expert_bias);
+  if (!has_loss(config)) return {.routed = routed, .kept = Tensor(), .losses = {}};
+  const LossTerms terms =
+      device.router()->loss_terms(rules, logits, routed, num_loss_sequences(config, input));
+  const Tensor squares = device.to_host(terms.squared_log_sums);
+  const auto values = squares.values<double>();
+  const LossSums sums{.num_tokens = logits.size(0),
+                      .by_sequence = device.to_host(terms.by_sequence),
+                      .squared_log_sums = std::accumulate(values.begin(), values.end(), 0.0)};
+  return {.routed = routed, .kept = Tensor(), .losses = auxiliary_loss(config, comm, sums, input)};
+}
+
 template <typename T>
 RouterForward forward(const ComputeDevice& device, const MoeConfig& config, Communicator& comm,
                       const Tensor& hidden, const Tensor& weight, const RouterInput& input) {
-  const int num_experts = config.num_moe_experts;
   const std::int64_t num_tokens = hidden.size(0);
   const std::int64_t first_token = first_random_token(config, comm, num_tokens);
   const Tensor factors = jitter_factors<T>(config, input.random_key, first_token, num_tokens);
   const Tensor dense = device.cast(hidden.contiguous(), kDTypeOf<T>),
                rows = factors ? times<T>(dense, factors) : dense;
-  const Tensor product = device.empty({num_tokens, num_experts}, kDTypeOf<T>);
+  const Tensor product = device.empty({num_tokens, config.num_moe_experts}, kDTypeOf<T>);
   device.multiply(rows, transposed(device.cast(weight.contiguous(), kDTypeOf<T>)), product);
-  const Tensor logits = device.to_host(product);
+  const bool stays = decides_on_device(device, config, input);
+  const Tensor logits = stays ? product : device.to_host(product);
   force_logits<T>(config, input.random_key, first_token, logits);
 
-  const auto chosen = choose_experts<T>(
-      config, logits, {.expert_bias = input.expert_bias, .replay_topk_idx = input.replay_topk_idx});
-  const auto counts = count_tokens_per_expert(chosen.topk_idx, num_experts);
-  auto losses = auxiliary_loss<T>(config, comm, {.logits = logits, .chosen = chosen}, input);
-  const auto routing = drop_tokens(
-      config, {.probs = scatter_columns(scale<T>(chosen.topk_probs, config.moe_router_topk_scaling_factor),
-                                        chosen.topk_idx, num_experts),
-               .routing_map = multihot(chosen.topk_idx, num_experts)});
-  const bool has_capacity = config.expert_capacity_factor().has_value();
-  return {.probs = routing.probs,
-          .routing_map = routing.routing_map,
-          .topk_idx = chosen.topk_idx,
+  auto [routed, kept, losses] =
+      stays ? decide_on_device(device, config, comm, logits, input) : decide<T>(config, comm, logits, input);
+  const Tensor topk_idx = device.to_host(routed.topk_idx);
+  return {.probs = routed.probs,
+          .routing_map = routed.routing_map,
+          .topk_idx = topk_idx,
           .aux_loss = losses.load_balancing + losses.z,
           .load_balancing_loss = losses.load_balancing,
           .z_loss = losses.z,
-          .tokens_per_expert = counts,
+          .tokens_per_expert = count_tokens_per_expert(topk_idx, config.num_moe_experts),
           .global_tokens_per_expert = std::move(losses.global_tokens_per_expert),
           .context = {.hidden = rows,
-                      .scores = chosen.scores,
-                      .topk_idx = chosen.topk_idx,
-                      .topk_probs = chosen.topk_probs,
-                      .kept = has_capacity ? routing.routing_map : Tensor(),
+                      .scores = routed.scores,
+                      .topk_idx = routed.topk_idx,
+                      .topk_probs = routed.topk_probs,
+                      .kept = kept,
                       .share_slopes = losses.share_slopes,
                       .logits = losses.z_slope != 0 ? logits : Tensor(),
                       .z_slope = losses.z_slope,
                       .input_factors = factors}};
 }
 
+// The gradient of the logits.
 template <typename T>
-RouterGradients backward(const ComputeDevice& device, const MoeConfig& config, const Tensor& weight,
-                         const RouterContext& context, const RouterOutputGradients& grads) {
+Tensor decide_backward(const MoeConfig& config, const RouterContext& context,
+                       const RouterOutputGradients& grads) {
   const Tensor all_grads = grads.probs.value().contiguous();
   const Tensor grad_probs =
       context.kept ? apply_router_token_dropping_backward(all_grads, context.kept).value() : all_grads;
@@ -113,8 +167,21 @@ RouterGradients backward(const ComputeDevice& device, const MoeConfig& config, c
       config, {.scores = context.scores, .topk_idx = context.topk_idx, .topk_probs = context.topk_probs},
       grad_topk_probs, load_balancing_backward<T>(config, context, grads.aux_loss));
   z_loss_backward<T>(context, grads.aux_loss, grad_logits);
+  return grad_logits;
+}
 
-  const Tensor grad_product = device.from_host(grad_logits);
+Tensor decide_backward_on_device(const ComputeDevice& device, const MoeConfig& config,
+                                 const RouterContext& context, const RouterOutputGradients& grads) {
+  return device.router()->route_backward(routing_rules(config), context,
+                                         device.from_host(grads.probs.value().contiguous()), grads.aux_loss);
+}
+
+template <typename T>
+RouterGradients backward(const ComputeDevice& device, const MoeConfig& config, const Tensor& weight,
+                         const RouterContext& context, const RouterOutputGradients& grads) {
+  const Tensor grad_product = context.scores.device().is_host()
+                                  ? device.from_host(decide_backward<T>(config, context, grads))
+                                  : decide_backward_on_device(device, config, context, grads);
   const Tensor grad_rows = device.empty(context.hidden.shape(), kDTypeOf<T>);
   const Tensor grad_weight = device.empty(weight.shape(), kDTypeOf<T>);
   device.multiply(grad_product, device.cast(weight.contiguous(), kDTypeOf<T>), grad_rows);

@@ -25,7 +25,7 @@ ScoreRule score_rule(const MoeConfig& config);
 
 /// Whether an expert's share of a token for the load-balancing loss is its score over the token's sum; else
 /// scores are shares.
-inline bool has_score_sum(const ScoreRule& rule) {
+constexpr bool has_score_sum(const ScoreRule& rule) {
   return rule.function != RouterScoreFunction::kSoftmax;
 }
 

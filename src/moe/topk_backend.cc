@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "moe/compute_device.h"
+#include "moe/device_router.h"
 #include "moe/floating.h"
 #include "moe/rows.h"
 #include "moe/topk.h"
@@ -37,6 +39,11 @@ void sort_by_expert(const Tensor& idx) {
 // The choice is among experts, not among their slices: where probabilities are equal it must not be that one
 // expert's slice goes before another's.
 Tensor TopkBackend::setup_metadata(const Tensor& probs, const Tensor& routing_map) {
+  if (!probs.device().is_host()) {
+    const TopColumns top = group().compute().router()->topk(probs, config().moe_router_topk);
+    token_indices_ = top.idx;
+    return token_probs_ = top.values;
+  }
   const Tensor chosen = topk(probs, config().moe_router_topk);
   if (rules_.skips_zero_probs) skip_zero_probs(chosen, probs);
   if (config().moe_respect_routing_map) {
@@ -51,6 +58,11 @@ Tensor TopkBackend::setup_metadata(const Tensor& probs, const Tensor& routing_ma
 }
 
 Gradient<Tensor> TopkBackend::setup_metadata_backward(const Gradient<Tensor>& token_probs) {
+  if (const Tensor& grad = token_probs; !grad.device().is_host()) {
+    const ComputeDevice& device = group().compute();
+    return device.router()->scatter_columns(device.cast(grad, probs_dtype()), token_indices_,
+                                            num_virtual_experts());
+  }
   return to_virtual_experts_backward(
       config(), scatter_columns(cast(token_probs, probs_dtype()), token_indices_, num_virtual_experts()));
 }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <random>
 
 #include "cuda_devices.h"
 #include "flexep/cuda.h"
@@ -16,6 +17,7 @@ namespace {
 
 using testing::config_of;
 using testing::Division;
+using testing::kGradAuxLoss;
 using testing::LayerBatch;
 using testing::Matrix;
 using testing::near;
@@ -226,10 +228,62 @@ TEST_P(CudaMoeLayerTest, MicrobatchesMayBeInFlightTogetherOnAStreamOfTheProgram)
   });
 }
 
-// One rank: where ranks are threads, cuBLAS may load a kernel, which waits for the whole GPU, while another
-// rank's kernel waits for this one (docs/moe.md). Ranks that are processes are tested with moe_lm.
-INSTANTIATE_TEST_SUITE_P(Divisions, CudaMoeLayerTest, ::testing::Values(Division{1, 1, true}),
+INSTANTIATE_TEST_SUITE_P(Divisions, CudaMoeLayerTest,
+                         ::testing::Values(Division{1, 1, true}, Division{1, 2, true}, Division{1, 4, true},
+                                           Division{2, 2, true}),
                          [](const auto& division) { return testing::name_of(division.param); });
+
+// One rank's part of a step, on the host.
+std::vector<Matrix> bits_of_step(MoeLayer& layer, const Tensor& hidden, const Tensor& grad_output) {
+  auto forward = layer.forward(hidden);
+  const auto grads =
+      layer.backward(std::move(forward.context), {.output = grad_output, .aux_loss = kGradAuxLoss});
+  std::vector<Matrix> parts;
+  for (const Tensor& part : {forward.output, grads.hidden.value(), grads.parameters.router_weight.value(),
+                             grads.parameters.experts.fc1.value(), grads.parameters.experts.fc2.value()})
+    parts.push_back(rows_of(cuda::to_host(part)));
+  return parts;
+}
+
+// Layers of new sizes, several steps each: whatever a rank uses for the first time in one of them, no other
+// rank waits for it, and no row is another than in the first step.
+template <typename T>
+void expect_layers_to_repeat(int num_ranks, int num_layers) {
+  std::mt19937 random(static_cast<unsigned>(num_ranks));
+  const auto one_of = [&](std::vector<int> values) { return values[random() % values.size()]; };
+  for (int i = 0; i < num_layers; ++i) {
+    MoeConfig config = config_of({1, num_ranks, true});
+    config.params_dtype = DType::kFloat32;
+    config.moe_router_dtype = DType::kFloat32;
+    config.hidden_size = one_of({16, 24, 64, 128, 256});
+    config.moe_ffn_hidden_size = one_of({8, 16, 40, 128});
+    std::vector<std::int64_t> num_tokens;
+    for (int rank = 0; rank < num_ranks; ++rank) num_tokens.push_back(one_of({0, 1, 5, 37, 64, 100, 200}));
+    const LayerBatch batch = random_batch(num_tokens, config.hidden_size);
+    SCOPED_TRACE(::testing::Message() << "layer " << i << " of " << num_ranks << " ranks");
+    in_process(num_ranks, [&](Communicator& comm) {
+      const auto group = std::make_shared<ExpertParallelGroup>(comm, kGpu);
+      MoeLayer layer(config, group, /*seed=*/3);
+      const auto mine = [&](const Tensor& all) {
+        return cuda::to_device(converted<T>(batch.share(all, comm.rank())), kGpu);
+      };
+      const Tensor hidden = mine(batch.hidden), grad_output = mine(batch.grad_output);
+      const auto first = bits_of_step(layer, hidden, grad_output);
+      for (int step = 1; step < 3; ++step) {
+        EXPECT_EQ(first, bits_of_step(layer, hidden, grad_output)) << "rank " << comm.rank();
+        group->buffer().check();
+      }
+    });
+  }
+}
+
+TEST(CudaMoeLayersTest, HundredsOfThemRepeatTheirBitsOnRanksThatAreThreads) {
+  if (const std::string reason = tool::why_no_cuda_device(); !reason.empty()) GTEST_SKIP() << reason;
+  for (const int num_ranks : {2, 4}) {
+    expect_layers_to_repeat<BFloat16>(num_ranks, 60);
+    expect_layers_to_repeat<float>(num_ranks, 60);
+  }
+}
 
 class CudaMoeLayerErrorsTest : public ::testing::Test {
  protected:

@@ -73,12 +73,14 @@ inline Step run_step(const MoeConfig& config, const LayerBatch& batch,
   std::vector<Matrix> outputs(step.grads.size()), grad_hiddens(step.grads.size());
   in_process(config.num_ranks(), [&](Communicator& comm) {
     const auto rank = static_cast<std::size_t>(comm.rank());
-    MoeLayer layer(config, std::make_shared<ExpertParallelGroup>(comm, place.device), /*seed=*/3);
+    const auto group = std::make_shared<ExpertParallelGroup>(comm, place.device);
+    MoeLayer layer(config, group, /*seed=*/3);
     if (prepare) prepare(layer);
     auto forward = layer.forward(place.to_layer(batch.share(batch.hidden, comm.rank())));
     const auto grads = layer.backward(
         std::move(forward.context),
         {.output = place.to_layer(batch.share(batch.grad_output, comm.rank())), .aux_loss = kGradAuxLoss});
+    group->buffer().check();
     outputs[rank] = rows_of(place.to_host(forward.output));
     grad_hiddens[rank] = rows_of(place.to_host(grads.hidden));
     step.parameters[rank] = place.all_to_host(layer.parameters());

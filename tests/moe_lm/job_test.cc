@@ -58,12 +58,15 @@ TEST(JobTest, OnAGpuItLearnsWhatItLearnsOnTheCpu) {
   Job probe(kSmall + on_gpu + Arguments{"--ranks", "1", "--steps", "1", "--transport", "in_process"});
   if (probe.wait() != 0 && probe.err().find("--device cuda: ") != std::string::npos)
     GTEST_SKIP() << probe.err();
-  const Arguments arguments = {"--ranks", "2", "--steps", "20"};  // processes, see docs/moe.md
+  const Arguments arguments = {"--ranks", "2", "--steps", "20"};
   const auto expected = result_of(arguments)["train_loss"].get<std::vector<double>>();
-  const auto losses = result_of(arguments + on_gpu)["train_loss"].get<std::vector<double>>();
-  ASSERT_EQ(losses.size(), expected.size());
-  for (std::size_t step = 0; step < losses.size(); ++step)
-    EXPECT_NEAR(losses[step], expected[step], 1e-4) << "step " << step;
+  for (const char* transport : {"shm", "in_process"}) {
+    const auto result = result_of(arguments + on_gpu + Arguments{"--transport", transport});
+    const auto losses = result["train_loss"].get<std::vector<double>>();
+    ASSERT_EQ(losses.size(), expected.size());
+    for (std::size_t step = 0; step < losses.size(); ++step)
+      EXPECT_NEAR(losses[step], expected[step], 1e-4) << transport << ", step " << step;
+  }
 }
 
 TEST(JobTest, AnotherSeedIsAnotherRun) {

@@ -40,9 +40,10 @@ struct FlexState {
 class ExpertParallelGroup {
  public:
   /// Collective over `comm`. @param device  where the rows and weights of the group's layers are. On a GPU
-  /// layers use cuBLAS, which is looked up here: libcublas.so.13 or .12.
-  /// @throws what ElasticBuffer throws; InvalidArgument for several ranks on GPUs that are threads of one
-  /// process; CudaError when there is no cuBLAS.
+  /// layers use cuBLAS, which is looked up here: libcublas.so.13 or .12; but kernels of the library's own
+  /// where several ranks are threads of one process and share a GPU.
+  /// @throws what ElasticBuffer throws; InvalidArgument for ranks that are threads and share a GPU unless
+  /// CUDA_MODULE_LOADING=EAGER was set before CUDA was used; CudaError when there is no cuBLAS.
   explicit ExpertParallelGroup(const Communicator& comm, Device device = Device::host());
 
   Communicator& comm() { return comm_; }

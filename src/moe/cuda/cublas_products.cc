@@ -79,19 +79,4 @@ void CublasProducts::multiply(const Factor& a, const Factor& b, const Tensor& ou
         "multiply matrices");
 }
 
-void CublasProducts::multiply_rows(const ExpertRows& rows, const Factor& weights, const Tensor& out,
-                                   cudaStream_t stream) const {
-  for_each_expert(rows.tokens_per_expert, [&](auto expert, auto begin, auto end) {
-    multiply(rows.rows.rows(begin, end), weights.of_expert(expert), out.rows(begin, end), stream);
-  });
-}
-
-void CublasProducts::multiply_transposed_rows(const ExpertRows& a, const Tensor& b, const Tensor& out,
-                                              cudaStream_t stream) const {
-  for_each_expert(a.tokens_per_expert, [&](auto expert, auto begin, auto end) {
-    multiply(transposed(a.rows.rows(begin, end)), b.rows(begin, end), Factor(out).of_expert(expert).matrix,
-             stream);
-  });
-}
-
 }  // namespace flexep::moe::on_cuda

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
 #include "flexep/cuda.h"
 #include "moe/cuda/check.h"
 #include "moe/cuda/cublas_products.h"
+#include "moe/cuda/cuda_router.h"
 #include "moe/cuda/kernels.h"
+#include "moe/cuda/loading.h"
+#include "moe/cuda/own_products.h"
 #include "moe/make_cuda_device.h"
 
 namespace flexep::moe {
@@ -12,7 +17,8 @@ using on_cuda::CurrentDevice;
 
 class CudaDevice final : public ComputeDevice {
  public:
-  explicit CudaDevice(Device device) : device_(device) {}
+  CudaDevice(Device device, std::unique_ptr<const on_cuda::Products> products)
+      : device_(device), products_(std::move(products)), router_(*this, device) {}
 
   Tensor empty(const Shape& shape, DType dtype) const override {
     return flexep::cuda::empty(shape, dtype, device_);
@@ -23,8 +29,12 @@ class CudaDevice final : public ComputeDevice {
     on_cuda::fill_with_ones(tensor, stream());
     return tensor;
   }
-  Tensor from_host(const Tensor& tensor) const override { return flexep::cuda::to_device(tensor, device_); }
-  Tensor to_host(const Tensor& tensor) const override { return flexep::cuda::to_host(tensor); }
+  Tensor from_host(const Tensor& tensor) const override {
+    return is_here(tensor) ? tensor : flexep::cuda::to_device(tensor, device_);
+  }
+  Tensor to_host(const Tensor& tensor) const override {
+    return is_here(tensor) ? flexep::cuda::to_host(tensor) : tensor;
+  }
   Event capture() const override {
     const CurrentDevice here(device_.index);
     return flexep::cuda::capture();
@@ -38,16 +48,18 @@ class CudaDevice final : public ComputeDevice {
 
   void multiply(const Factor& a, const Factor& b, const Tensor& out) const override {
     const CurrentDevice here(device_.index);
-    products_.multiply(a, b, out, stream());
+    products_->multiply(a, b, out, stream());
   }
   void multiply_rows(const ExpertRows& rows, const Factor& weights, const Tensor& out) const override {
     const CurrentDevice here(device_.index);
-    products_.multiply_rows(rows, weights, out, stream());
+    products_->multiply_rows(rows, weights, out, stream());
   }
   void multiply_transposed_rows(const ExpertRows& a, const Tensor& b, const Tensor& out) const override {
     const CurrentDevice here(device_.index);
-    products_.multiply_transposed_rows(a, b, out, stream());
+    products_->multiply_transposed_rows(a, b, out, stream());
   }
+
+  const DeviceRouter* router() const override { return &router_; }
 
   void cast_into(const Tensor& tensor, const Tensor& out) const override {
     const CurrentDevice here(device_.index);
@@ -98,16 +110,25 @@ class CudaDevice final : public ComputeDevice {
 
  private:
   static cudaStream_t stream() { return flexep::cuda::current_stream(); }
+  static bool is_here(const Tensor& tensor) { return tensor && !tensor.device().is_host(); }
 
   Device device_;
-  on_cuda::CublasProducts products_;
+  std::unique_ptr<const on_cuda::Products> products_;
+  on_cuda::CudaRouter router_;
 };
 
 }  // namespace
 
-std::shared_ptr<const ComputeDevice> make_cuda_device(Device device) {
+std::shared_ptr<const ComputeDevice> make_cuda_device(Device device, bool threads_share_it) {
   const CurrentDevice here(device.index);
-  const auto made = std::make_shared<const CudaDevice>(device);
+  std::unique_ptr<const on_cuda::Products> products;
+  if (threads_share_it) {
+    on_cuda::require_eager_loading();
+    products = std::make_unique<const on_cuda::OwnProducts>();
+  } else {
+    products = std::make_unique<const on_cuda::CublasProducts>();
+  }
+  const auto made = std::make_shared<const CudaDevice>(device, std::move(products));
   // A first kernel on a stream, and a first product, may wait for all that runs on the GPU: now nothing does.
   const Tensor one = made->ones({1, 1}, DType::kFloat32);
   made->multiply(one, one, made->empty({1, 1}, DType::kFloat32));
