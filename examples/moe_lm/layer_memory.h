@@ -10,7 +10,7 @@
 namespace moe_lm {
 
 /// Empty when this process can use a GPU; to be called before CUDA is used. Sets how many hardware queues it
-/// gets, for ranks that are processes.
+/// gets, and, for ranks that are threads, that kernels are loaded before the first one runs.
 std::string why_no_gpu(bool ranks_are_threads);
 
 flexep::Tensor to_layer(const flexep::Tensor& tensor, flexep::Device device);
