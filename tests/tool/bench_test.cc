@@ -274,6 +274,7 @@ INSTANTIATE_TEST_SUITE_P(
                       WrongUse{{"--routing", "zipf:x"}, 2, {"--routing zipf:x"}},
                       WrongUse{{"--iters", "0"}, 2, {"--iters 0"}},
                       WrongUse{{"--json", "/no/such/folder/x.json"}, 2, {"--json /no/such/folder/x.json"}},
+                      WrongUse{{"--json", "/usr"}, 2, {"--json /usr"}},
                       WrongUse{{"--frobnicate"}, 2, {"--frobnicate"}}),
     [](const auto& tested) { return std::to_string(tested.index); });
 

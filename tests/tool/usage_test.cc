@@ -2,10 +2,14 @@
 //
 // What the command says to wrong options: one sentence that names option and value, exit code 2; 3 for what
 // is not here.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "flexep/flexep.h"
 #include "support/command.h"
@@ -57,6 +61,10 @@ INSTANTIATE_TEST_SUITE_P(
         WrongUse{{"check", "--cases", "0"}, 2, {"--cases", "0"}},                    //
         WrongUse{{"check", "--case", "-2"}, 2, {"--case", "-2"}},                    //
         WrongUse{{"check", "--seed", "x"}, 2, {"--seed", "x"}},
+        WrongUse{{"check", "--domains", "0"}, 2, {"--domains", "0"}},
+        WrongUse{{"check", "--cases", "9223372036854775807"}, 2, {"--cases", "9223372036854775807"}},
+        WrongUse{{"check", "--case", "99999999999999999999"}, 2, {"--case"}},
+        WrongUse{{"launch", "-n", "100000", "--", "true"}, 2, {"-n", "100000"}},
         WrongUse{{"plan", "--topology", "8"}, 2, {"--topology", "8", "2x8"}},
         WrongUse{{"plan", "--topology", "0x4"}, 2, {"--topology", "0x4"}},
         WrongUse{{"plan", "--topology", "2x4x"}, 2, {"--topology", "2x4x"}},
@@ -77,11 +85,32 @@ INSTANTIATE_TEST_SUITE_P(
         WrongUse{{"plan", "--skew", "pareto:2"}, 2, {"--skew", "pareto:2"}},
         WrongUse{{"plan", "--simulate", "--max-ranks", "4"}, 2, {"--max-ranks", "4"}},
         WrongUse{{"plan", "--machine", "/no/such"}, 2, {"--machine", "/no/such"}},
+        WrongUse{{"plan", "--machine", "/usr"}, 2, {"--machine", "/usr"}},
         WrongUse{{"plan", "--calibrate", "/no/such"}, 2, {"--calibrate", "/no/such"}},
         WrongUse{{"plan", "--json", "/no/such/folder/x"}, 2, {"--json", "/no/such/folder/x"}},
         WrongUse{{"doctor", "--json", "/no/such/folder/x"}, 2, {"--json", "/no/such/folder/x"}},
-        WrongUse{{"doctor", "--root"}, 2, {"--root"}}),
+        WrongUse{{"doctor", "--root"}, 2, {"--root"}},
+        WrongUse{{"doctor", "--root", "/no/such"}, 2, {"--root", "/no/such"}}),
     [](const auto& tested) { return std::to_string(tested.index); });
+
+TEST(OutputTest, ThatCannotBeWrittenIsAFailure) {
+  for (const char* command : {"version", "plan", "doctor"}) {
+    const auto result = run_command({"sh", "-c", std::string(FLEXEP_COMMAND) + " " + command + " >&-"});
+    EXPECT_EQ(result.exit_code, 1) << command;
+    EXPECT_THAT(result.err, HasSubstr("output")) << command;
+  }
+}
+
+TEST(OutputTest, GoesIntoAPipeThatIsNamedAndLeavesItThere) {
+  const auto pipe = std::filesystem::temp_directory_path() / fmt::format("flexep_pipe_{}", getpid());
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const auto result = run_command(
+      {"sh", "-c", fmt::format("cat {0} & {1} doctor --json {0} >&2; wait", pipe.string(), FLEXEP_COMMAND)});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.out, HasSubstr("\"findings\""));
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  std::filesystem::remove(pipe);
+}
 
 TEST(VersionTest, SaysWhatThisIs) {
   const auto result = flexep_with({"version"});

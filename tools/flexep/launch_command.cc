@@ -11,6 +11,9 @@
 namespace flexep::tool {
 namespace {
 
+/// As many as a group may have.
+constexpr int kMaxRanks = 4096;
+
 struct Options {
   int num_ranks = 1;
   double grace_secs = 5;
@@ -19,8 +22,8 @@ struct Options {
 };
 
 int run(const Options& options) {
-  if (options.num_ranks < 1)
-    throw UsageError(fmt::format("-n {}: a job has at least one rank", options.num_ranks));
+  if (options.num_ranks < 1 || options.num_ranks > kMaxRanks)
+    throw UsageError(fmt::format("-n {}: not from 1 to {}", options.num_ranks, kMaxRanks));
   if (!(options.grace_secs >= 0 && options.grace_secs <= 1e6)) {
     throw UsageError(
         fmt::format("--grace-secs {}: not a number of seconds from 0 to 1000000", options.grace_secs));

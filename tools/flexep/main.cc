@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <exception>
 #include <string>
 #include <string_view>
@@ -26,6 +27,12 @@ std::string unknown_argument(const CLI::App& app) {
   return "--: nothing may follow, see --help";
 }
 
+/// What was printed may wait in memory for a disk that is full.
+int flushed(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  return say("standard output cannot be written", kFailed);
+}
+
 int run(int argc, const char* const* argv) {
   CLI::App app("Expert parallelism everywhere: checks, measures and starts flexep on this machine.",
                "flexep");
@@ -41,9 +48,9 @@ int run(int argc, const char* const* argv) {
   try {
     app.parse(argc, argv);
     if (!runner) throw UsageError("a subcommand is required, see --help");
-    return runner();
+    return flushed(runner());
   } catch (const CLI::Success& help) {
-    return app.exit(help);
+    return flushed(app.exit(help));
   } catch (const CLI::ExtrasError&) {
     return say(unknown_argument(app), kUsage);
   } catch (const CLI::ParseError& error) {

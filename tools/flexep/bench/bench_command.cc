@@ -34,7 +34,7 @@ int run_rank(const BenchOptions& options, const Communicator& comm, const std::s
   }
   if (options.has_op("layer")) results.layers = measure_layers(options, comm);
   if (comm.rank() == 0) {
-    print_tables(options, results);
+    if (options.json_file != "-") print_tables(options, results);
     if (!options.json_file.empty()) write_json(options, results, command);
   }
   return results.verified() ? kOk : kFailed;
@@ -140,7 +140,8 @@ void add_bench_command(CLI::App& app, const Arguments& arguments, Runner& runner
   add("--warmup", options->num_warmups, "Iterations that do not count");
   add("--iters", options->num_iters, "Iterations that count");
   add("--seed", options->seed, "Decides routing and rows");
-  add("--json", options->json_file, "File to write the results to");
+  add("--json", options->json_file,
+      "File to write the results to; - for standard output instead of the tables");
   command->callback(
       [options, arguments, &runner] { runner = [options, arguments] { return run(*options, arguments); }; });
 }

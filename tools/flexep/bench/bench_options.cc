@@ -102,6 +102,7 @@ void validate_json_file(const BenchOptions& options) {
   if (options.json_file.empty()) return;
   const auto folder = std::filesystem::absolute(options.json_file).parent_path();
   require(std::filesystem::is_directory(folder), "--json", options.json_file, "there is no such folder");
+  require(!std::filesystem::is_directory(options.json_file), "--json", options.json_file, "is a folder");
 }
 
 }  // namespace

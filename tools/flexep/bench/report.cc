@@ -6,15 +6,14 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <thread>
 
 #include "bench/layer_report.h"
 #include "build_info.h"
 #include "cuda_devices.h"
+#include "json_output.h"
 
 namespace flexep::tool {
 namespace {
@@ -209,15 +208,7 @@ void print_tables(const BenchOptions& options, const BenchResults& results) {
 }
 
 void write_json(const BenchOptions& options, const BenchResults& results, const std::string& command) {
-  const std::filesystem::path target(options.json_file);
-  const std::filesystem::path part = target.string() + ".part";
-  std::ofstream file(part);
-  file << json_of_run(options, results, command).dump(2) << '\n';
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(part, target, error);
-  if (!file || error)
-    throw std::runtime_error(fmt::format("--json {}: cannot be written", options.json_file));
+  write_json_output(options.json_file, json_of_run(options, results, command));
 }
 
 }  // namespace flexep::tool

@@ -23,7 +23,7 @@ void print_tables(const BenchOptions& options, const BenchResults& results);
 /// Writes the results and what they were measured with to options.json_file, which is replaced as a whole or
 /// not at all.
 /// @param command  what was typed.
-/// @throws std::runtime_error when the file cannot be written.
+/// @throws UsageError when the file cannot be written.
 void write_json(const BenchOptions& options, const BenchResults& results, const std::string& command);
 
 }  // namespace flexep::tool

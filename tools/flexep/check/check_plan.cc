@@ -14,11 +14,15 @@ namespace flexep::tool {
 namespace {
 
 constexpr int kMaxRanks = 256;
+constexpr std::int64_t kMaxCases = 1'000'000'000'000;
 
 void require_usable(const CheckOptions& options) {
   if (options.memory != "device" && options.device == "cpu")
     throw UsageError(fmt::format("--memory {}: the CPU has one kind", options.memory));
-  if (options.num_cases < 1) throw UsageError(fmt::format("--cases {}: at least one", options.num_cases));
+  if (options.num_cases < 1 || options.num_cases > kMaxCases)
+    throw UsageError(fmt::format("--cases {}: not from 1 to {}", options.num_cases, kMaxCases));
+  if (options.case_idx >= kMaxCases)
+    throw UsageError(fmt::format("--case {}: not below {}", options.case_idx, kMaxCases));
   for (const int num_ranks : options.num_ranks) {
     if (num_ranks >= 1 && num_ranks <= kMaxRanks) continue;
     throw UsageError(fmt::format("--ranks {}: not a number from 1 to {}", num_ranks, kMaxRanks));
@@ -71,6 +75,7 @@ ElasticBufferConfig GroupPlan::config_of(int rank) const {
 }
 
 std::vector<GroupPlan> plan_groups(const CheckOptions& options) {
+  require_usable(options);
   std::vector<GroupPlan> groups;
   for (const auto& transport : transports(options.transport)) {
     for (const int num_ranks : options.num_ranks) {

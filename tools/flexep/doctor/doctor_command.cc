@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -21,6 +22,8 @@ struct Options {
 };
 
 int run(const Options& options) {
+  if (!std::filesystem::is_directory(options.root))
+    throw UsageError(fmt::format("--root {}: there is no such folder", options.root));
   const char* search_path = std::getenv("PATH");
   const MachineFacts facts =
       probe_machine(MachineRoot(options.root), search_path != nullptr ? search_path : "");

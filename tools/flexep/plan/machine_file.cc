@@ -38,7 +38,8 @@ void read_machine_file(const std::string& file, Machine& machine) {
     const auto json = nlohmann::json::parse(stream);
     machine.dispatch = costs_from(json.at("costs").at("dispatch"));
     machine.combine = costs_from(json.at("costs").at("combine"));
-  } catch (const nlohmann::json::exception&) {
+  } catch (const std::exception&) {
+    // Of the parser, of a field that is missing, or of what is no file.
     throw UsageError(fmt::format("--machine {}: not a file that flexep plan --calibrate wrote", file));
   }
   if (!machine.dispatch.is_shared) return;
