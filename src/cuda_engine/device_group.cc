@@ -56,6 +56,19 @@ DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& bu
 
   const DeviceGuard guard(device());
   ranges = std::make_shared<PeerRanges>(transport, device(), config.arena_memory);
+  // Ends when all have come as far: nobody stores into a mailbox before its owner has zeroed it.
+  agreement.conclude({.name = "construct"}, [&] { make_memory(); });
+}
+
+void DeviceGroup::prepare_device() {
+  require_device(device());
+  const DeviceGuard guard(device());
+  load_kernels_once(device());
+  communication = communication_stream();
+  check(prepare_stream(stream()), "prepare the communication stream");
+}
+
+void DeviceGroup::make_memory() {
   arena = std::make_shared<DeviceArena>(device(), communication, ranges->own(),
                                         static_cast<std::size_t>(config.max_arena_bytes),
                                         [ranges = ranges] { ranges->publish(); });
@@ -68,16 +81,6 @@ DeviceGroup::DeviceGroup(const Communicator& comm, const ElasticBufferConfig& bu
   results = std::make_unique<ResultSlots>(
       ResultLayout{.num_ranks = num_ranks(), .num_local_experts = kMaxExperts / num_ranks()});
   lay_out_tables();
-  // Nobody stores into a mailbox before its owner has zeroed it.
-  transport->all_gather({}, {.name = "construct"});
-}
-
-void DeviceGroup::prepare_device() {
-  require_device(device());
-  const DeviceGuard guard(device());
-  load_kernels_once(device());
-  communication = communication_stream();
-  check(prepare_stream(stream()), "prepare the communication stream");
 }
 
 std::shared_ptr<DeviceArena> DeviceGroup::make_local_arena() const {

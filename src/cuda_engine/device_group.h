@@ -74,6 +74,7 @@ struct DeviceGroup {
  private:
   std::mutex counting_;  ///< events are waited for on any thread
   void prepare_device();
+  void make_memory();
   std::shared_ptr<DeviceArena> make_local_arena() const;
   void lay_out_tables();
 };
