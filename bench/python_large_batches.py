@@ -30,7 +30,8 @@ def rank_of(rank, options, job, results):
         torch.cuda.set_device(device)
     buffer = flexep.ElasticBuffer(comm, device=device)
     drawn = {"generator": torch.Generator(device).manual_seed(rank), "device": device}
-    x = torch.randn(options.tokens, options.hidden, **drawn).bfloat16()
+    # Small whole numbers, as in `flexep bench`: a GPU takes longer to move what has more bits set.
+    x = torch.randint(-7, 8, (options.tokens, options.hidden), **drawn).bfloat16()
     routed = {
         "topk_idx": torch.rand(options.tokens, options.experts, **drawn).topk(options.topk).indices,
         "topk_weights": torch.rand(options.tokens, options.topk, **drawn),

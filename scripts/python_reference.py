@@ -5,6 +5,7 @@
 With flexep importable, and PyTorch for what needs it. FOLDER defaults to build/python-reference.
 """
 
+import importlib
 import os
 import pathlib
 import pydoc
@@ -26,8 +27,9 @@ MODULES = [
 def main() -> None:
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/python-reference")
     folder.mkdir(parents=True, exist_ok=True)
+    modules = [importlib.import_module(name) for name in MODULES]  # perhaps from a relative path
     os.chdir(folder)  # where pydoc writes
-    for module in MODULES:
+    for module in modules:
         pydoc.writedoc(module)
 
 

@@ -264,6 +264,9 @@ void bind_elastic_buffer(nb::module_& module) {
       .def_prop_ro("rank", [](Buffer& self) { return self->rank(); })
       .def_prop_ro("num_ranks", [](Buffer& self) { return self->num_ranks(); })
       .def_prop_ro("num_max_tokens_per_rank", [](Buffer& self) { return self->num_max_tokens_per_rank(); })
+      .def_prop_ro(
+          "supports_async", [](Buffer& self) { return self->supports_async(); },
+          "Whether asynchronous operations go on while the program does other things.")
       .def_prop_ro("num_bytes", [](Buffer& self) { return self->num_bytes(); })
       .def_prop_ro("arena_bytes", [](Buffer& self) { return self->arena_bytes(); })
       .def(

@@ -290,7 +290,51 @@ def test_signatures_are_deep_ep_s():
         ("async_with_compute_stream", False),
         ("allocate_on_comm_stream", False),
     ]
-    assert list(defaults(deep_ep.ElasticBuffer).keys())[:3] == ["num_bytes", "num_cpu_bytes", "num_max_tokens_per_rank"]
+    assert list(defaults(deep_ep.ElasticBuffer.combine).items()) == [
+        ("x", empty),
+        ("handle", empty),
+        ("topk_weights", None),
+        ("bias", None),
+        ("num_sms", 0),
+        ("num_qps", 0),
+        ("previous_event", None),
+        ("previous_event_before_epilogue", None),
+        ("async_with_compute_stream", False),
+        ("allocate_on_comm_stream", False),
+    ]
+    assert list(inspect.signature(deep_ep.ElasticBuffer).parameters)[0] == "group"
+    assert list(defaults(deep_ep.ElasticBuffer).items()) == [
+        ("num_bytes", None),
+        ("num_cpu_bytes", 0),
+        ("num_max_tokens_per_rank", 0),
+        ("hidden", 0),
+        ("num_topk", 0),
+        ("use_fp8_dispatch", False),
+        ("deterministic", False),
+        ("allow_hybrid_mode", True),
+        ("allow_multiple_reduction", True),
+        ("prefer_overlap_with_compute", True),
+        ("sl_idx", 3),
+        ("num_allocated_qps", 0),
+        ("num_cpu_timeout_secs", 300),
+        ("num_gpu_timeout_secs", 100),
+        ("explicitly_destroy", False),
+    ]
+    barrier = {"use_comm_stream": True, "with_cpu_sync": False, "sequential": True}
+    assert defaults(deep_ep.ElasticBuffer.barrier) == barrier
+    assert list(defaults(deep_ep.ElasticBuffer.get_theoretical_num_sms).values()) == [empty, empty, 0, 0, 0, 200, 50]
+    assert deep_ep.EPBuffer is deep_ep.ElasticBuffer
+
+
+@pytest.mark.ranks(2)
+def test_what_is_missing_says_what_to_use():
+    buffer = make_buffer()
+    for name in ("engram_write", "pp_send", "create_agrs_session", "all_gather"):
+        with pytest.raises(NotImplementedError, match="torch.distributed"):
+            getattr(buffer, name)()
+    if buffer.runtime.device == "cpu":
+        with pytest.raises(NotImplementedError, match="previous_event"):
+            buffer.get_comm_stream()
 
 
 _PROGRAM = "import deep_ep; from deep_ep.utils import EventOverlap; print(deep_ep.ElasticBuffer.__module__)"

@@ -3,8 +3,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+import uuid
 
 import pytest
 
@@ -84,6 +87,22 @@ def test_rank_that_does_not_come_is_named():
         with pytest.raises(flexep.TransportError):
             comm.barrier()
     dist.barrier()
+
+
+def test_rank_that_is_killed_is_named():
+    numpy = pytest.importorskip("numpy")
+    job = uuid.uuid4().hex
+    program = f"""
+import flexep, os, signal
+buffer = flexep.ElasticBuffer(flexep.Communicator.from_job("{job}", 1, 2))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as other:
+        buffer = flexep.ElasticBuffer(flexep.Communicator.from_job(job, 0, 2))
+        x, ids = numpy.zeros((1, 8), numpy.float32), numpy.zeros((1, 1), numpy.int64)
+        with pytest.raises(flexep.TransportError, match="rank 1"):
+            buffer.dispatch(x, topk_idx=ids, num_experts=2)
+    assert other.returncode == -signal.SIGKILL
 
 
 @pytest.mark.ranks(2)

@@ -56,6 +56,22 @@ def test_import_time_is_told(module, beyond, capsys):
     assert seconds > 0
 
 
+@pytest.mark.parametrize("module, beyond", [("flexep", "json"), ("flexep.torch", "torch"), ("flexep.deep_ep", "torch.distributed")])
+def test_import_brings_along_nothing_of_others(module, beyond):
+    pytest.importorskip(beyond)
+    program = f"import sys, {beyond}; there = set(sys.modules); import {module}; print(*(set(sys.modules) - there))"
+    packages = {name.split(".")[0] for name in run(sys.executable, "-c", program).split()}
+    assert packages - set(sys.stdlib_module_names) == {"flexep"}
+
+
+def test_reference_is_made_of_the_docstrings(tmp_path):
+    pytest.importorskip("torch")
+    run(sys.executable, _SOURCES / "scripts/python_reference.py", tmp_path)
+    text = "".join(page.read_text() for page in tmp_path.glob("*.html"))
+    for name in ("ElasticBuffer", "from_process_group", "EventOverlap", "FlexTokenDispatcher", "topk_weights"):
+        assert name in text, name
+
+
 def _defines_of_the_tree():
     """What pyproject.toml sets, as this tree has it: one build then serves both."""
     tomllib = pytest.importorskip("tomllib")

@@ -2,7 +2,7 @@
 """DeepEP's Python interface on flexep: programs written for `deep_ep` run unmodified, on CPUs and GPUs.
 
 `python -m flexep.run_as_deep_ep program.py` makes this module `deep_ep` for a whole program; `install()` does so for
-the interpreter that calls it. docs/python.md says what is the same, what is better and what is missing.
+the interpreter that calls it. docs/from-deepep.md says what is the same, what is better and what is missing.
 """
 
 import sys
