@@ -9,7 +9,8 @@ namespace flexep::fuzz {
 /// An element type of any kind.
 DType draw_dtype(FuzzInput& input);
 
-/// Extents, mostly small, some of them beyond any memory: in between lies what is allowed and merely takes long.
+/// Extents, mostly small, some of them beyond any memory: in between lies what is allowed and merely takes
+/// long.
 /// @throws InvalidArgument when they are no shape.
 Shape draw_shape(FuzzInput& input);
 
