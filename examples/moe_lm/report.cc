@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -80,13 +79,12 @@ std::string summary(const TrainingResult& result, double unigram_bpb) {
 }
 
 void write_json(const Options& options, const TrainingResult& result, double unigram_bpb) {
-  const std::string unfinished = options.json_file + ".tmp";
-  std::ofstream out(unfinished);
+  std::ofstream out(options.json_file);
   out << to_json(options, result, unigram_bpb).dump(2) << '\n';
   out.close();
   if (!out)
-    throw std::system_error(errno, std::generic_category(), fmt::format("cannot write {}", unfinished));
-  std::filesystem::rename(unfinished, options.json_file);
+    throw std::system_error(errno, std::generic_category(),
+                            fmt::format("cannot write {}", options.json_file));
 }
 
 }  // namespace moe_lm
