@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "expert_groups.h"
+#include "moe/device_router.h"
 
 namespace flexep::moe {
 namespace {
@@ -32,6 +33,22 @@ TEST(DeviceRulesTest, WhatDoesNotRunOnAGpuIsNamed) {
   EXPECT_EQ(refused(overlap), "moe_shared_expert_overlap");
   for (const MoeConfig& each : {with_jitter, compact, deepep, alltoall, overlap})
     EXPECT_EQ(refused(each, Device::host()), "");
+}
+
+TEST(DeviceRulesTest, ScoresAloneAreDecidedOnADevice) {
+  const MoeConfig config = testing::config_of({1, 1, true});
+  MoeConfig many = config, grouped = config, sinkhorn = config, capacity = config, mapped = config,
+            forced = config, hybridep = config, sliced = testing::config_of({2, 2, true});
+  many.num_moe_experts = 1025;
+  grouped.moe_router_num_groups = 33;
+  sinkhorn.moe_router_load_balancing_type = RouterLoadBalancing::kSinkhorn;
+  capacity.moe_expert_capacity_factor = 1.0;
+  mapped.moe_respect_routing_map = true;
+  forced.moe_router_force_load_balancing = true;
+  hybridep.moe_flex_dispatcher_backend = FlexDispatcherBackend::kHybridEp;
+  EXPECT_TRUE(routes_on_device(config));
+  for (const MoeConfig& each : {many, grouped, sinkhorn, capacity, mapped, forced, hybridep, sliced})
+    EXPECT_FALSE(routes_on_device(each));
 }
 
 }  // namespace
