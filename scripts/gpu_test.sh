@@ -74,6 +74,15 @@ stress_processes() {  # <ranks> <rounds>
   "$flexep" launch -n "$1" --no-prefix -- "$stress" --rounds "$2"
 }
 
+has_mpi() {
+  command -v mpirun >/dev/null && "$flexep" version | grep -q mpi
+}
+
+# Groups of several domains, whose rows go by way of the host's memory.
+check_domains() {  # <transport>
+  "$flexep" check --device cuda --transport "$1" --domains 2,4 --ranks 2,4,8 --cases "${FLEXEP_CASES:-210}"
+}
+
 check() {  # <transport> <memory>
   "$flexep" check --device cuda --transport "$1" --memory "$2" --ranks 1,2,3,4,5,7,8 --cases "${FLEXEP_CASES:-210}"
 }
@@ -94,6 +103,7 @@ run_tests() {
   step "stress, 2 ranks" "$stress" --ranks 2 --rounds $((rounds / 10))
   step "stress, 8 ranks" "$stress" --ranks 8 --rounds "$rounds"
   step "stress, 4 ranks, pinned host memory" "$stress" --ranks 4 --rounds $((rounds / 20)) --memory pinned_host
+  step "stress, 4 ranks in 2 domains" "$stress" --ranks 4 --domains 2 --rounds $((rounds / 20))
   for tool in memcheck initcheck synccheck racecheck; do step "$tool" sanitize "$tool"; done
 
   start_mps
@@ -103,6 +113,8 @@ run_tests() {
   for transport in in_process shm; do
     for memory in device pinned_host; do step "check, $transport, $memory" check "$transport" "$memory"; done
   done
+  step "check, in_process, domains" check_domains in_process
+  has_mpi && step "check, mpi, domains" check_domains mpi
   stop_mps
 }
 
@@ -147,6 +159,16 @@ run_benchmarks_on_several_gpus() {
   stop_mps
 }
 
+# Two domains over MPI on this machine, and the same without the GPU: the host moves the rows of both.
+bench_domains() {
+  has_mpi || return
+  local shape=(--transport mpi --ranks 4 --domains 2 --tokens 1024 --experts 64 --topk 8 --hidden 7168 --ops dispatch,cached_dispatch,combine) device
+  for device in cuda cpu; do
+    timeout 60 "$flexep" bench --device "$device" "${shape[@]}" --json "$results/$(date +%F)-$device-mpi-domains.json" ||
+      failed+=("bench domains, $device")
+  done
+}
+
 # What was asked for first, then what explains it.
 run_benchmarks() {
   bench_begin=$SECONDS
@@ -172,6 +194,7 @@ run_benchmarks() {
   bench 4-ranks-gemm-6-sms 4 4096 "${many[@]}" --num-sms 6 --ops "$pair" --gemm-beside
   bench 4-ranks-gemm-16-sms 4 4096 "${many[@]}" --num-sms 16 --ops "$pair" --gemm-beside
   for sms in 4 16; do bench "pinned-host-$sms-sms" 8 1024 "${many[@]}" --memory pinned_host --num-sms "$sms" --ops "$pair"; done
+  bench_domains
   for sms in 4 8 12; do bench "compact-4096-$sms-sms" 8 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"; done
   for sms in 4 8 24 32; do bench "4-ranks-4096-$sms-sms" 4 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"; done
   for sms in 48 64; do bench "2-ranks-4096-$sms-sms" 2 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"; done

@@ -17,7 +17,7 @@
 /// too: a tensor may be dropped while the stream that was current at its operation still has work for it. Who
 /// uses it on another stream says so with record_stream, or keeps it until that has passed. A stream lives
 /// longer than the tensors that it uses and than the operations that were given them, which their buffer may
-/// hold until the next check().
+/// hold until the next check(). Buffers of a group of several domains differ: docs/cuda.md, "Across domains".
 namespace flexep::cuda {
 
 /// The stream that this thread's operations follow. Without a StreamGuard it is the per-thread default stream
@@ -46,7 +46,8 @@ Event capture();
 void wait(const Event& event, cudaStream_t stream = current_stream());
 
 /// Whatever `stream` is given from now on starts after the operations that were called so far and may write
-/// the tensor. Without effect on memory that is no arena's. @throws CudaError.
+/// the tensor; across domains not after asynchronous ones, which have events. Without effect on memory that
+/// is no arena's. @throws CudaError.
 void wait(const Tensor& tensor, cudaStream_t stream = current_stream());
 /// `stream` uses the tensor's memory, too: it goes back to its arena behind what the stream has been given by
 /// then. Without effect on memory that is no arena's.

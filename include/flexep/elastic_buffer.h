@@ -57,9 +57,10 @@ struct ElasticBufferConfig {
   /// Accepted, and changes nothing: results always are.
   bool deterministic = false;
   /// Threads that one rank's communication kernels use; 0 = FLEXEP_NUM_THREADS, else cores / local ranks (at
-  /// least 1).
+  /// least 1). On a GPU multiprocessors, unless there are several domains, where threads of the host move
+  /// rows.
   int num_sms = 0;
-  /// Ranks may differ. The CPU has one kind.
+  /// Ranks may differ. The CPU has one kind, and so has a GPU in a group of several domains.
   ArenaMemory arena_memory = ArenaMemory::kDevice;
   /// The most that this rank's arena may hold; 0 = no limit. What does not fit is OutOfMemory on this rank
   /// and PeerError on the others.
@@ -287,7 +288,8 @@ class ElasticBuffer {
   /// without a file), registered with one buffer. Between processes the pages are moved onto shared memory
   /// where they lie: addresses and contents stay, nobody may write them during this call and at the end of
   /// the registration, and a process forked off meanwhile shares them. On a GPU memory of its device, which
-  /// other processes map: docs/cuda.md says what can be shared so.
+  /// other processes map: docs/cuda.md says what can be shared so. On a GPU across domains it changes
+  /// nothing: rows are copied to the host in any case.
   /// @throws InvalidArgument for other memory, or overlapping registrations; OutOfMemory, TransportError.
   /// Cost: between processes on the CPU a copy of the memory, here and at the end; meant for memory that
   /// stays.

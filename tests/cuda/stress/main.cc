@@ -22,6 +22,7 @@ using namespace flexep::stress;
 
 struct Options {
   int num_ranks = 4;
+  int num_domains = 1;
   int num_rounds = 300;
   int first_round = 0;
   std::uint64_t seed = 1;
@@ -29,8 +30,8 @@ struct Options {
   std::string memory = "device";
 };
 
-CommunicatorOptions communicator_options() {
-  CommunicatorOptions options;
+CommunicatorOptions communicator_options(int num_scaleup_ranks = 0) {
+  CommunicatorOptions options{.num_scaleup_ranks = num_scaleup_ranks};
   if (!Environment::read().timeout_secs) options.timeout = std::chrono::seconds(30);
   return options;
 }
@@ -94,7 +95,7 @@ int run(const Options& options) {
     Communicator comm = Communicator::from_environment(communicator_options());
     rank(comm);
   } else {
-    in_process(options.num_ranks, rank, communicator_options());
+    in_process(options.num_ranks, rank, communicator_options(options.num_ranks / options.num_domains));
   }
   return is_right ? 0 : 1;
 }
@@ -105,6 +106,9 @@ int main(int argc, char** argv) {
   CLI::App app("Thousands of rounds of dispatch and combine on a GPU, every row compared", "cuda_stress");
   Options options;
   app.add_option("--ranks", options.num_ranks, "Number of ranks, where they are threads")
+      ->capture_default_str();
+  app.add_option("--domains", options.num_domains,
+                 "Number of domains that threads play, which divides the ranks")
       ->capture_default_str();
   app.add_option("--rounds", options.num_rounds)->capture_default_str();
   app.add_option("--first-round", options.first_round, "The number of the first round")
