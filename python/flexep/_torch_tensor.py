@@ -29,11 +29,14 @@ _HAS_EXCHANGE_API = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
 
 
 def to_core(tensor: torch.Tensor | None) -> Any:
-    """The same memory, as flexep reads it once."""
+    """The same memory, as flexep reads it once. What is no tensor, or has elements of no such size, is for flexep to refuse by name."""
     if tensor is None:
         return None
-    if tensor.dtype not in _MOVED:
-        tensor = tensor.detach().view(_PAYLOAD[tensor.element_size()])
+    try:
+        if tensor.dtype not in _MOVED:
+            tensor = tensor.detach().view(_PAYLOAD[tensor.element_size()])
+    except (AttributeError, KeyError):
+        return tensor
     return tensor if _HAS_EXCHANGE_API else to_dlpack(tensor)
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import flexep
 import flexep.torch
 from flexep import deep_ep
-from reference import Routing, combine, dispatch_compact, dispatch_expanded, gather, same
+from reference import Routing, combine, dispatch_compact, dispatch_expanded, gather, generator, same
 
 HIDDEN, NUM_EXPERTS, NUM_TOPK = 16, 8, 3
 RANK, NUM_RANKS = (int(os.environ[f"OMPI_COMM_WORLD_{name}"]) for name in ("RANK", "SIZE"))
@@ -20,7 +20,7 @@ class Batch:
     """Whole numbers, whose sums are exact in any order."""
 
     def __init__(self, group):
-        numbers = torch.Generator().manual_seed(RANK)
+        numbers = generator(RANK)
         num_tokens = 5 * RANK
         self.x = torch.randint(-8, 9, (num_tokens, HIDDEN), generator=numbers).float()
         self.topk_idx = torch.rand(num_tokens, NUM_EXPERTS, generator=numbers).topk(NUM_TOPK).indices
@@ -126,8 +126,11 @@ def main():
     # As a program for torchrun finds itself; the group's ranks are nevertheless reached over MPI.
     os.environ |= {"RANK": str(RANK), "WORLD_SIZE": str(NUM_RANKS)}
     torch.set_num_threads(1)
-    torch.set_default_device("cpu")
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=RANK, world_size=NUM_RANKS)
+    store, device = sys.argv[1:]
+    if device == "cuda":
+        torch.cuda.set_device(RANK % torch.cuda.device_count())
+    torch.set_default_device(device)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=RANK, world_size=NUM_RANKS)
     check_group(dist.group.WORLD, domains=(2, 2))
     parts_of_the_world()
     communicators_of_mpi4py()

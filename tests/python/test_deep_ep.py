@@ -154,6 +154,16 @@ def test_types_that_flexep_does_not_know_are_moved_as_bits():
     same(recv_x.view(torch.uint8), expected)
 
 
+@pytest.mark.ranks(2)
+def test_strangers_are_refused_by_name():
+    case, buffer = Case(), make_buffer()
+    for stranger, message in (([[1.0]], "list"), (torch.zeros(1, HIDDEN, dtype=torch.complex128), "element type")):
+        with pytest.raises(flexep.InvalidArgument, match=message) as error:
+            buffer.dispatch(stranger, case.topk_idx, num_experts=NUM_EXPERTS)
+        assert error.value.argument == "x"
+    case.dispatch(buffer)
+
+
 @pytest.mark.ranks(2, cuda=(2, 4, 8))
 def test_asynchronous_operations_chain_by_events():
     case, buffer = Case(), make_buffer()

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 
 import flexep
 from flexep import _process_group
+from ranks import has_gpu
 
 _FOLDER = pathlib.Path(__file__).parent
 _MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
@@ -26,9 +27,14 @@ def has_mpi():
 
 
 @pytest.mark.skipif(not has_mpi(), reason="there is no mpirun, or flexep is built without MPI")
-def test_ranks_of_two_domains(tmp_path):
-    environment = os.environ | {"FLEXEP_SCALEUP_SIZE": "2", "CUDA_VISIBLE_DEVICES": "", "FLEXEP_TIMEOUT_SECS": "60"}
-    program = [sys.executable, _FOLDER / "over_domains.py", tmp_path / "store"]
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ranks_of_two_domains(device, tmp_path):
+    environment = os.environ | {"FLEXEP_SCALEUP_SIZE": "2", "FLEXEP_TIMEOUT_SECS": "60"}
+    if device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    elif not has_gpu():
+        pytest.skip("there is no GPU, or PyTorch or flexep is built without CUDA")
+    program = [sys.executable, _FOLDER / "over_domains.py", tmp_path / "store", device]
     done = subprocess.run([*_MPIRUN, "-n", "4", *program], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("is content") == 4
