@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,8 @@ class DelayedDevice final : public StagedDevice {
  public:
   /// What the caller's current stream is at, from now on.
   void set_current(Event point) { current_ = std::move(point); }
+  /// How long each copy takes, from now on.
+  void set_delay(std::chrono::milliseconds delay) { delay_ = delay; }
   /// prepare() shall throw.
   void fail() { fails_ = true; }
   std::size_t num_pinned() const {
@@ -56,7 +59,8 @@ class DelayedDevice final : public StagedDevice {
     if (event) fetching_.submit([event] { event.wait(); });
   }
   void fetch(const Tensor& from, std::byte* to) override {
-    fetching_.submit([from, to] {
+    fetching_.submit([from, to, delay = delay_] {
+      std::this_thread::sleep_for(delay);
       const Tensor dense = relabelled(from, Device::host()).contiguous();
       if (dense.num_bytes() > 0) std::memcpy(to, dense.data(), dense.num_bytes());
     });
@@ -76,7 +80,8 @@ class DelayedDevice final : public StagedDevice {
   }
   std::int64_t num_bytes() const override { return 0; }
   void store(const std::byte* from, void* to, std::size_t num_bytes) override {
-    storing_.submit([from, to, num_bytes] {
+    storing_.submit([from, to, num_bytes, delay = delay_] {
+      std::this_thread::sleep_for(delay);
       if (num_bytes > 0) std::memcpy(to, from, num_bytes);
     });
   }
@@ -91,6 +96,7 @@ class DelayedDevice final : public StagedDevice {
   };
 
   Event current_;
+  std::chrono::milliseconds delay_{0};
   bool fails_ = false;
   std::shared_ptr<Pins> pins_ = std::make_shared<Pins>();
   CommunicationThread fetching_{false};

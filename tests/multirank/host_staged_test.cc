@@ -212,6 +212,18 @@ TEST(HostStagedTest, GivesTheBitsOfTheHost) {
       two_domains());
 }
 
+TEST(HostStagedTest, CopiesThatTakeTheirTimeAreWaitedFor) {
+  in_process(
+      kNumRanks,
+      [](Communicator& comm) {
+        Pair pair(comm);
+        pair.device().set_delay(2ms);
+        for (int round = 1; round < 5; ++round)
+          pair.expect_round_agrees({.do_cpu_sync = round % 2 == 0, .is_async = round < 3}, round);
+      },
+      two_domains());
+}
+
 TEST(HostStagedTest, InputsAreReadBehindTheCurrentStream) {
   in_process(
       kNumRanks,
