@@ -154,6 +154,9 @@ run_benchmarks_on_several_gpus() {
     bench "$num_gpus-gpus-compact-4096-$sms-sms" "$num_gpus" 4096 "${many[@]}" --ops "$pair" --num-sms "$sms"
     bench "$num_gpus-gpus-expanded-4096-$sms-sms" "$num_gpus" 4096 "${many[@]}" --ops "$pair" --num-sms "$sms" --layout expanded
   done
+  bench "$num_gpus-gpus-128" "$num_gpus" 128 --warmup 20 --iters 200 --ops "$pair"
+  bench "$num_gpus-gpus-graph-128" "$num_gpus" 128 --warmup 20 --iters 200 --sync none --graph 1 --ops "$pair,round_trip"
+  python3 -c 'import torch' 2>/dev/null && python3 bench/nccl_all_to_all.py
   start_mps
   bench "$num_gpus-gpus-8-ranks-4096" 8 4096 "${many[@]}" --ops "$pair"
   stop_mps

@@ -310,8 +310,9 @@ class ElasticBuffer {
 
   /// Bytes of arena memory that this rank holds now, used or free.
   std::int64_t arena_bytes() const;
-  /// Gives every chunk of the arena that nothing uses back to the system; on a GPU only mappings of what
-  /// other ranks had registered. Not collective. @return the bytes given back.
+  /// Gives every chunk of the arena that nothing uses back to the system; on a GPU those at the arena's end,
+  /// and mappings of what other ranks had registered, for which it waits until this rank's operations, and
+  /// streams that use such chunks, are done. Not collective. @return the bytes of the arena given back.
   std::int64_t trim();
 
  private:

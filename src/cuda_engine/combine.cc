@@ -10,6 +10,10 @@
 namespace flexep::cuda {
 namespace {
 
+/// Rows of a rank from which on their sums are worth a phase of their own. Between two H100, 24 to 32 SMs: of
+/// 15 MB (128 tokens, top-8, 7168 bf16) a combine with sums takes 5 us longer, of 470 MB 70 to 215 us less.
+constexpr std::size_t kMinBytesToSum = 32 << 20;
+
 const std::byte* bytes_of(const Tensor& tensor) {
   return static_cast<const std::byte*>(tensor.data());
 }
@@ -85,13 +89,14 @@ void Combine::offer_rows() {
   header.x_is_per_token = !state().shape.do_expand;
   if (num_bytes == 0) return;
   const Tensor rows = args_.x.rows(0, state().num_rows());
+  const bool reduces = is_dense(rows) && state().shape.do_expand && group_.config.allow_multiple_reduction;
   if (is_dense(rows)) {
     if (const auto address = offer_in_place(rows)) {
       header.x = *address;
+      if (reduces && group_.peers.is_across_link != nullptr && num_bytes >= kMinBytesToSum) offer_sums(rows);
       return;
     }
   }
-  const bool reduces = is_dense(rows) && state().shape.do_expand && group_.config.allow_multiple_reduction;
   const auto num_staged =
       static_cast<std::size_t>(reduces ? state().size.num_recv_tokens : state().num_rows());
   staging_bytes_ = static_cast<std::int64_t>(num_staged * request_.row_bytes);
@@ -105,6 +110,15 @@ void Combine::offer_rows() {
   launch_.x = bytes_of(rows);
   launch_.staged_x = staged_x_.data();
   if (reduces) launch_.metadata = static_cast<const std::int32_t*>(state().recv_src_metadata.data());
+}
+
+// Ranks across a link read the sum of a token's rows instead of each of them.
+void Combine::offer_sums(const Tensor& rows) {
+  staged_x_ = reserve(static_cast<std::size_t>(state().size.num_recv_tokens) * request_.row_bytes);
+  launch_.header.summed_x = {.segment = 0, .offset = staged_x_.offset()};
+  launch_.x = bytes_of(rows);
+  launch_.staged_x = staged_x_.data();
+  launch_.metadata = static_cast<const std::int32_t*>(state().recv_src_metadata.data());
 }
 
 void Combine::offer_weights() {

@@ -21,6 +21,7 @@ class Combine final : Operation {
   void resolve();
   void make_outputs();
   void offer_rows();
+  void offer_sums(const Tensor& rows);
   void offer_weights();
   /// Where the other ranks can read the memory as it is, if they can.
   std::optional<HeaderAddress> offer_in_place(const Tensor& dense);

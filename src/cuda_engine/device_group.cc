@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <set>
 #include <span>
 
@@ -69,9 +70,10 @@ void DeviceGroup::prepare_device() {
 }
 
 void DeviceGroup::make_memory() {
-  arena = std::make_shared<DeviceArena>(device(), communication, ranges->own(),
-                                        static_cast<std::size_t>(config.max_arena_bytes),
-                                        [ranges = ranges] { ranges->publish(); });
+  arena = std::make_shared<DeviceArena>(
+      device(), communication, ranges->own(), static_cast<std::size_t>(config.max_arena_bytes),
+      RangeNews{.grown = [ranges = ranges] { ranges->publish(); },
+                .shrinking = [ranges = ranges](std::size_t num_bytes) { ranges->withdraw(num_bytes); }});
   local = config.arena_memory == ArenaMemory::kDevice ? arena : make_local_arena();
   registrations = std::make_shared<DeviceRegistrations>(ranges, rank());
   int num_sms = 0;
@@ -85,24 +87,24 @@ void DeviceGroup::make_memory() {
 
 std::shared_ptr<DeviceArena> DeviceGroup::make_local_arena() const {
   const auto range = std::make_shared<DeviceRange>(device(), ranges->own()->reserved_bytes());
-  return std::make_shared<DeviceArena>(device(), communication, range, 0, [] {});
+  return std::make_shared<DeviceArena>(device(), communication, range, 0, RangeNews{});
 }
 
 // All ranks have their mailbox at the same place, the beginning of their range.
 void DeviceGroup::lay_out_tables() {
   const MailboxLayout layout{.num_ranks = num_ranks(), .max_experts = kMaxExperts};
   mailbox = arena->reserve(layout.num_bytes(), stream());
-  const std::vector<std::uint8_t> across_link = ranges->across_link();
+  is_across_link = ranges->across_link();
   const std::size_t table_offset = align_up(sizeof(DeviceState), std::size_t{128});
   const std::size_t links_offset = table_offset + static_cast<std::size_t>(num_ranks()) * sizeof(void*);
-  tables = local->reserve(links_offset + across_link.size(), stream());
+  tables = local->reserve(links_offset + is_across_link.size(), stream());
   std::byte* const memory = tables.data();
   const std::vector<std::byte*> begins = ranges->begins();
   check(cudaMemsetAsync(mailbox.data(), 0, layout.num_bytes(), stream()), "zero a mailbox");
   check(cudaMemsetAsync(memory, 0, table_offset, stream()), "zero the state of operations");
   upload(memory + table_offset, std::span<std::byte* const>(begins), stream());
-  if (!across_link.empty())
-    upload(memory + links_offset, std::span<const std::uint8_t>(across_link), stream());
+  if (!is_across_link.empty())
+    upload(memory + links_offset, std::span<const std::uint8_t>(is_across_link), stream());
   check(cudaStreamSynchronize(stream()), "prepare a mailbox");
 
   auto* const table = reinterpret_cast<std::byte* const*>(memory + table_offset);
@@ -115,19 +117,25 @@ void DeviceGroup::lay_out_tables() {
            .num_segments = 1,
            .registered = ranges->segments().data(),
            .num_registered = SegmentTable::kMaxSegments,
-           .is_across_link =
-               across_link.empty() ? nullptr : reinterpret_cast<const std::uint8_t*>(memory + links_offset),
+           .is_across_link = is_across_link.empty()
+                                 ? nullptr
+                                 : reinterpret_cast<const std::uint8_t*>(memory + links_offset),
            .state = reinterpret_cast<DeviceState*>(memory),
            .timeout_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(transport->timeout()).count())};
 }
 
-// Pairs that share a row are not counted on the device: every row stands for itself.
+// Pairs that share a row of the compact layout are not counted on the device.
 void DeviceGroup::count_dispatch(const DispatchState& handle, std::int64_t row_bytes) {
-  const auto& num_rows = handle.send.num_rows_per_rank;
+  const auto& num_placed = handle.send.num_rows_per_rank;
+  std::vector<std::int32_t> num_rows = num_placed;
+  for (std::size_t rank = 0; rank < is_across_link.size(); ++rank) {
+    if (is_across_link[rank] != 0) num_rows[rank] = handle.send.num_tokens_per_rank[rank];
+  }
   const std::lock_guard lock(counting_);
   meter.begin();
-  const std::int64_t bytes_written = meter.add_rows(num_rows, num_rows, static_cast<std::size_t>(row_bytes));
-  meter.add_memory(handle.num_tokens * row_bytes, bytes_written);
+  meter.add_rows(num_rows, num_placed, static_cast<std::size_t>(row_bytes));
+  meter.add_memory(handle.num_tokens * row_bytes,
+                   std::accumulate(num_placed.begin(), num_placed.end(), std::int64_t{0}) * row_bytes);
   meter.end_dispatch(handle.receive.num_recv_tokens_per_expert, handle.num_dropped_tokens);
 }
 

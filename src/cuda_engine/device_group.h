@@ -66,6 +66,7 @@ struct DeviceGroup {
   DeviceArena::Block mailbox;
   DeviceArena::Block tables;  ///< state and tables: with the mailbox what `peers` points to
   std::shared_ptr<DeviceArena::Block> workspace;  ///< of dispatches; captured ones keep theirs
+  std::vector<std::uint8_t> is_across_link;       ///< [R], or empty, as `peers` has it
   Peers peers;
   std::unique_ptr<ResultSlots> results;
 

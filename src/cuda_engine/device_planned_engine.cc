@@ -104,12 +104,13 @@ class DevicePlannedEngine final : public BufferEngine {
     const std::size_t local = group_.local == group_.arena ? 0 : group_.local->num_bytes();
     return static_cast<std::int64_t>(group_.arena->num_bytes() + local);
   }
-  // Of the arena nothing: other ranks have it mapped, and a mapping holds it.
   std::int64_t trim() override {
     return guarded("trim", [&] {
       keep(flights_.drain());
       group_.ranges->let_go();
-      return std::int64_t{0};
+      std::size_t num_bytes = group_.arena->trim();
+      if (group_.local != group_.arena) num_bytes += group_.local->trim();
+      return static_cast<std::int64_t>(num_bytes);
     });
   }
 

@@ -54,7 +54,7 @@ class StagedGpu final : public StagedDevice {
     fetching_ = make_stream();
     storing_ = communication_stream();
     arena_ = std::make_shared<DeviceArena>(
-        device_, storing_, std::make_shared<DeviceRange>(device_, bytes_of_device(device_)), 0, [] {});
+        device_, storing_, std::make_shared<DeviceRange>(device_, bytes_of_device(device_)), 0, RangeNews{});
   }
 
   std::shared_ptr<void> pin(std::byte* memory, std::size_t num_bytes) override {

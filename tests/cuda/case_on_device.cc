@@ -25,6 +25,18 @@ Tensor ints(std::span<const std::int32_t> values) {
   return Tensor::from_values(values, {static_cast<std::int64_t>(values.size())});
 }
 
+const char* name_of(CaseOnDevice::CombineInput where) {
+  switch (where) {
+    case CaseOnDevice::CombineInput::kInPlace:
+      return "combine";
+    case CaseOnDevice::CombineInput::kInPlaceWithSums:
+      return "combine with sums";
+    case CaseOnDevice::CombineInput::kStaged:
+      return "staged combine";
+  }
+  return "";
+}
+
 /// Metadata without its opaque second column.
 Tensor without_column_1(const Tensor& metadata) {
   Tensor copy = metadata.clone();
@@ -239,35 +251,30 @@ std::optional<std::string> CaseOnDevice::check_dispatch(const std::vector<refere
   return std::nullopt;
 }
 
-/// Input is either private and staged by the kernel, or lies in shared memory.
-void CaseOnDevice::stage_or_place(int rank, bool is_staged, cuda::CombineLaunch& launch) {
+void CaseOnDevice::place_input(int rank, CombineInput where, cuda::CombineLaunch& launch) {
   const auto r = static_cast<std::size_t>(rank);
   const reference::CombineInput& input = expected_.expert_outputs[r];
+  const bool is_staged = where == CombineInput::kStaged;
   DeviceMemory& memory = is_staged ? group_.private_memory(rank) : group_.shared(rank);
   const std::byte* x = memory.upload(input.x);
   const std::byte* weights = memory.upload(input.topk_weights);
-  if (is_staged) {
+  const bool reduces = spec_.do_expand && spec_.allow_multiple_reduction && where != CombineInput::kInPlace;
+  if (is_staged || reduces) {
     launch.x = x;
-    launch.topk_weights = weights;
     launch.staged_x = group_.shared(rank).take(input.x.num_bytes() + 16);
-    if (weights != nullptr)
-      launch.staged_topk_weights = group_.shared(rank).take(input.topk_weights.num_bytes() + 16);
-    x = launch.staged_x;
-    weights = launch.staged_topk_weights;
-    const bool reduces = spec_.do_expand && spec_.allow_multiple_reduction;
-    if (reduces) {
-      const Tensor& metadata = expected_.received[r].recv_src_metadata;
-      launch.metadata = reinterpret_cast<const std::int32_t*>(group_.private_memory(rank).upload(metadata));
-    }
-    launch.header.x_is_per_token = !spec_.do_expand || reduces;
-  } else {
-    launch.header.x_is_per_token = !spec_.do_expand;
   }
-  launch.header.x = group_.address(rank, x);
+  if (reduces) launch.metadata = reinterpret_cast<const std::int32_t*>(metadata_[r]);
+  if (is_staged && weights != nullptr) {
+    launch.topk_weights = weights;
+    weights = launch.staged_topk_weights = group_.shared(rank).take(input.topk_weights.num_bytes() + 16);
+  }
+  launch.header.x = group_.address(rank, is_staged ? launch.staged_x : x);
+  if (!is_staged && reduces) launch.header.summed_x = group_.address(rank, launch.staged_x);
+  launch.header.x_is_per_token = !spec_.do_expand || (is_staged && reduces);
   if (weights != nullptr) launch.header.topk_weights = group_.address(rank, weights);
 }
 
-cuda::CombineLaunch CaseOnDevice::combine_launch(int rank, bool is_staged) {
+cuda::CombineLaunch CaseOnDevice::combine_launch(int rank, CombineInput where) {
   const auto r = static_cast<std::size_t>(rank);
   const reference::CombineInput& input = expected_.expert_outputs[r];
   const int num_tokens = spec_.num_tokens[r];
@@ -288,7 +295,7 @@ cuda::CombineLaunch CaseOnDevice::combine_launch(int rank, bool is_staged) {
                              .weight_bytes = input.topk_weights ? size_of(input.topk_weights.dtype()) : 0,
                              .allow_bulk_copies = options_.allow_bulk_copies};
   launch.header.fingerprint[0] = 3;
-  stage_or_place(rank, is_staged, launch);
+  place_input(rank, where, launch);
   for (std::size_t i = 0; i < 2; ++i) launch.bias[i] = memory.upload(input.bias[i]);
   launch.out_x = memory.take(expected_.combined[r].x.num_bytes());
   if (input.topk_weights)
@@ -296,9 +303,9 @@ cuda::CombineLaunch CaseOnDevice::combine_launch(int rank, bool is_staged) {
   return launch;
 }
 
-std::optional<std::string> CaseOnDevice::check_combine(bool is_staged) {
+std::optional<std::string> CaseOnDevice::check_combine(CombineInput where) {
   std::vector<cuda::CombineLaunch> launches;
-  for (int rank = 0; rank < spec_.num_ranks(); ++rank) launches.push_back(combine_launch(rank, is_staged));
+  for (int rank = 0; rank < spec_.num_ranks(); ++rank) launches.push_back(combine_launch(rank, where));
   DeviceGroup::finish_uploads();
   for (const auto& launch : launches)
     require(cuda::launch_combine(launch, group_.stream(launch.peers.rank)), "launch");
@@ -310,8 +317,7 @@ std::optional<std::string> CaseOnDevice::check_combine(bool is_staged) {
     if (verdict != cuda::Verdict::kGo)
       return fmt::format("rank {}: verdict {}", rank, static_cast<int>(verdict));
     const Tensor x = download(launch.out_x, expected.x.shape(), expected.x.dtype());
-    if (auto m = named(rank, is_staged ? "staged combine" : "combine", first_mismatch(expected.x, x)))
-      return m;
+    if (auto m = named(rank, name_of(where), first_mismatch(expected.x, x))) return m;
     if (!expected.topk_weights) continue;
     const Tensor weights =
         download(launch.out_topk_weights, expected.topk_weights.shape(), expected.topk_weights.dtype());
@@ -321,9 +327,11 @@ std::optional<std::string> CaseOnDevice::check_combine(bool is_staged) {
 }
 
 std::optional<std::string> CaseOnDevice::run() {
-  if (auto m = check_dispatch(expected_.received, expected_.inputs, false)) return m;
-  if (auto m = check_combine(false)) return m;
-  if (auto m = check_combine(true)) return m;
+  if (auto m = run_dispatch()) return m;
+  for (const CombineInput where : {CombineInput::kInPlace, CombineInput::kStaged})
+    if (auto m = check_combine(where)) return m;
+  if (group_.peers(0).is_across_link != nullptr && spec_.do_expand)
+    if (auto m = check_combine(CombineInput::kInPlaceWithSums)) return m;
   return check_dispatch(expected_.cached_received, expected_.cached_inputs, true);
 }
 

@@ -22,13 +22,21 @@ class CaseOnDevice {
 
   CaseOnDevice(DeviceGroup& group, const conformance::CaseSpec& spec, const Options& options);
 
-  /// Dispatch, combine of staged input, combine of input that lies where others reach it, cached dispatch;
-  /// each held against the reference. @return the first difference.
+  /// Where combine's input lies: where others reach it, perhaps with sums for those across a link, or where
+  /// the kernel has to stage it.
+  enum class CombineInput { kInPlace, kInPlaceWithSums, kStaged };
+
+  /// Dispatch, combine of each kind of input, cached dispatch; each held against the reference. @return the
+  /// first difference.
   std::optional<std::string> run();
+  /// The first of these alone.
+  std::optional<std::string> run_dispatch() {
+    return check_dispatch(expected_.received, expected_.inputs, false);
+  }
 
   /// What a rank launches for its dispatch of the case's inputs.
   cuda::DispatchLaunch dispatch_launch(int rank);
-  cuda::CombineLaunch combine_launch(int rank, bool is_staged);
+  cuda::CombineLaunch combine_launch(int rank, CombineInput input);
   const conformance::ExpectedResults& expected() const { return expected_; }
 
   /// What memory holds where nothing has been written.
@@ -47,14 +55,14 @@ class CaseOnDevice {
   cuda::DispatchLaunch launch_of(int rank, const reference::RankInput& input, bool is_cached);
   void set_rows(cuda::DispatchLaunch& launch, const reference::RankInput& input, DeviceMemory& memory) const;
   void launch_dispatches(const std::vector<reference::RankInput>& inputs, bool is_cached);
-  void stage_or_place(int rank, bool is_staged, cuda::CombineLaunch& launch);
+  void place_input(int rank, CombineInput where, cuda::CombineLaunch& launch);
 
   std::optional<std::string> check_dispatch(const std::vector<reference::RankOutput>& expected,
                                             const std::vector<reference::RankInput>& inputs, bool is_cached);
   std::optional<std::string> check_output(int rank, const reference::RankOutput& expected,
                                           const reference::RankInput& input, bool is_cached);
   std::optional<std::string> check_plan(int rank, const reference::RankOutput& expected);
-  std::optional<std::string> check_combine(bool is_staged);
+  std::optional<std::string> check_combine(CombineInput input);
 
   DeviceGroup& group_;
   const conformance::CaseSpec& spec_;

@@ -73,5 +73,17 @@ TEST(FreeListTest, TellsWhatIsFreeAtTheEnd) {
   EXPECT_EQ(pieces.bytes_before(512), 0u);
 }
 
+TEST(FreeListTest, GivesUpItsEnd) {
+  Pieces pieces;
+  pieces.give({128, 512, {point(1, 5)}});
+  const auto taken = pieces.take_end(384);
+  EXPECT_EQ(taken.offset, 256u);
+  EXPECT_EQ(taken.num_bytes, 384u);
+  EXPECT_EQ(fences_of(taken), (Fences{{1, 5}}));
+  EXPECT_EQ(pieces.bytes_before(256), 128u);
+  EXPECT_EQ(pieces.take_end(128).offset, 128u);
+  EXPECT_FALSE(pieces.take_largest());
+}
+
 }  // namespace
 }  // namespace flexep::cuda

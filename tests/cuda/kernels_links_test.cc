@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What crosses a link: the memory of the other ranks, as one rank addresses it, is replaced by memory that
-// nobody else sees, so that the rows that this rank stores there can be counted.
+// nobody else sees. So the rows that this rank stores there can be counted, and those that it should not read
+// be spoilt.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <memory>
 
 #include "conformance/case_spec.h"
+#include "conformance/compare.h"
 #include "cuda/case_on_device.h"
 
 namespace flexep::testing {
@@ -69,6 +72,52 @@ class KernelLinksTest : public ::testing::TestWithParam<bool> {
     return num_tokens;
   }
 
+  /// Rows of a rank that are of tokens of rank 0 which have several there.
+  static std::vector<std::int32_t> rows_with_company(const Tensor& metadata, int num_tokens_of_rank_0) {
+    std::vector<std::int32_t> all;
+    for (std::int64_t token = 0; token < metadata.size(0); ++token) {
+      const std::int32_t* entry = metadata.data<std::int32_t>() + token * metadata.size(1);
+      std::vector<std::int32_t> rows;
+      std::copy_if(entry + 2, entry + metadata.size(1), std::back_inserter(rows),
+                   [](std::int32_t row) { return row >= 0; });
+      if (entry[0] < num_tokens_of_rank_0 && rows.size() > 1) all.insert(all.end(), rows.begin(), rows.end());
+    }
+    return all;
+  }
+
+  /// All ranks name their rows as registered memory, of which rank 0 sees a copy, with garbage in those rows
+  /// that it need not read because their sum is elsewhere.
+  void spoil_rows_with_sums(const CaseOnDevice& prepared, std::vector<cuda::CombineLaunch>& launches) {
+    std::array<std::byte*, 2 * kRanks> addresses{};  // of all but rank 0, then of rank 0
+    for (std::size_t r = 0; r < kRanks; ++r) {
+      const DeviceMemory& memory = group_->shared(static_cast<int>(r));
+      addresses[r] = addresses[kRanks + r] = memory.data();
+      launches[r].header.x.segment = 1;
+      if (r == 0) continue;
+      seen_[r] = std::make_unique<DeviceMemory>(memory.num_bytes());
+      addresses[kRanks + r] = seen_[r]->data();
+      require(cudaMemcpy(seen_[r]->data(), memory.data(), memory.num_bytes(), cudaMemcpyDeviceToDevice),
+              "copy");
+      const Tensor& x = prepared.expected().expert_outputs[r].x;
+      const std::size_t row_bytes = static_cast<std::size_t>(x.size(1)) * size_of(x.dtype());
+      const auto rows =
+          rows_with_company(prepared.expected().received[r].recv_src_metadata, spec_.agreed_num_max_tokens());
+      EXPECT_FALSE(rows.empty());
+      for (const std::int32_t row : rows)
+        require(cudaMemset(seen_[r]->data() + launches[r].header.x.offset +
+                               static_cast<std::size_t>(row) * row_bytes,
+                           CaseOnDevice::kPoison, row_bytes),
+                "spoil");
+    }
+    table_ = std::make_unique<DeviceMemory>(sizeof(addresses));
+    require(cudaMemcpy(table_->data(), addresses.data(), sizeof(addresses), cudaMemcpyHostToDevice), "table");
+    for (cuda::CombineLaunch& launch : launches) {
+      launch.peers.registered =
+          reinterpret_cast<std::byte* const*>(table_->data()) + (launch.peers.rank == 0 ? kRanks : 0);
+      launch.peers.num_registered = 1;
+    }
+  }
+
   std::unique_ptr<DeviceGroup> group_;
   conformance::CaseSpec spec_;
   std::array<std::unique_ptr<DeviceMemory>, kRanks> seen_;
@@ -94,6 +143,28 @@ TEST_P(KernelLinksTest, ATokenCrossesALinkOnceForEachRank) {
         << "rank " << r;
   }
 }
+
+using KernelSumsTest = KernelLinksTest;
+
+TEST_P(KernelSumsTest, OfATokenWithSeveralRowsOnlyTheirSumIsRead) {
+  spec_.allow_multiple_reduction = true;
+  CaseOnDevice prepared(*group_, spec_, {.num_sms = 3});
+  ASSERT_EQ(prepared.run_dispatch().value_or(""), "");
+  std::vector<cuda::CombineLaunch> launches;
+  for (int rank = 0; rank < kRanks; ++rank)
+    launches.push_back(prepared.combine_launch(rank, CaseOnDevice::CombineInput::kInPlaceWithSums));
+  spoil_rows_with_sums(prepared, launches);
+  DeviceGroup::finish_uploads();
+  for (const auto& launch : launches)
+    require(cuda::launch_combine(launch, group_->stream(launch.peers.rank)), "launch");
+  group_->synchronize();
+  const Tensor& expected = prepared.expected().combined[0].x;
+  const Tensor got = download(launches[0].out_x, expected.shape(), expected.dtype());
+  EXPECT_EQ(conformance::first_mismatch(expected, got).value_or(""), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Expanded, KernelSumsTest, ::testing::Values(true),
+                         [](const auto&) { return "Expanded"; });
 
 INSTANTIATE_TEST_SUITE_P(Layouts, KernelLinksTest, ::testing::Bool(),
                          [](const auto& layout) { return layout.param ? "Expanded" : "Compact"; });

@@ -96,6 +96,18 @@ void backward(Buffers& buffers, std::vector<Live> live) {
   }
 }
 
+void expect_trim_gives_memory_back(Buffers& buffers) {
+  constexpr std::int64_t kManyBytes = 200 << 20;
+  for (auto& buffer : buffers) {
+    buffer.empty({kManyBytes}, DType::kUInt8);
+    const std::int64_t held = buffer.arena_bytes();
+    const std::int64_t num_bytes = buffer.trim();
+    EXPECT_GE(num_bytes, kManyBytes / 2);  // some of it lay in what there was before
+    EXPECT_EQ(buffer.arena_bytes(), held - num_bytes);
+    EXPECT_EQ(buffer.trim(), 0);
+  }
+}
+
 TEST_F(LiveLayersTest, AllLayersOfAllMicrobatchesAreRightAndTheirMemoryIsUsedAgain) {
   on_gpus(2, [](Communicator& comm) {
     Buffers buffers;
@@ -110,6 +122,8 @@ TEST_F(LiveLayersTest, AllLayersOfAllMicrobatchesAreRightAndTheirMemoryIsUsedAga
     EXPECT_EQ(arena_bytes[3], arena_bytes[1]);
     EXPECT_EQ(arena_bytes[4], arena_bytes[0]);
     EXPECT_EQ(arena_bytes[5], arena_bytes[1]);
+    expect_trim_gives_memory_back(buffers);
+    backward(buffers, forward(buffers));
   });
 }
 

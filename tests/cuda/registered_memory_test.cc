@@ -3,11 +3,13 @@
 // Memory of the program's own that combine reads in place. Ranks are threads that take turns with the GPUs.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <string>
 #include <thread>
 
+#include "conformance/cuda_memory.h"
 #include "cuda/small_round_trip.h"
 #include "flexep/cuda.h"
 #include "flexep/elastic_buffer.h"
@@ -48,9 +50,12 @@ DispatchArgs args_for(int rank, int num_ranks, bool do_expand) {
           .do_expand = do_expand};
 }
 
-/// A copy of a tensor of the GPU.
+/// A copy of a tensor of the GPU, which ranks on other GPUs reach once it is registered.
 Tensor copy_of(const Tensor& tensor) {
-  return cuda::to_device(cuda::to_host(tensor), this_gpu());
+  const auto memory = conformance::allocate_on_cuda(std::max(tensor.num_bytes(), std::size_t{1}), this_gpu());
+  const Tensor copy = Tensor::from_memory(memory.get(), tensor.shape(), tensor.dtype(), memory, this_gpu());
+  conformance::write_on_cuda(copy, cuda::to_host(tensor));
+  return copy;
 }
 
 TEST_F(CudaRegisteredMemoryTest, CombineReadsItInPlaceWithTheSameBits) {
@@ -120,6 +125,16 @@ TEST_F(CudaRegisteredMemoryTest, UnfitMemoryIsRefusedByName) {
   expect_refused(begin, 1025, "overlaps");
   expect_refused(begin + 1500, 10, "overlaps");
   EXPECT_TRUE(buffer.register_memory(begin, 1024));
+}
+
+TEST_F(CudaRegisteredMemoryTest, OfAPoolItIsRefusedWhereRanksAreOnOtherGpus) {
+  if (tool::num_cuda_devices() < 2) GTEST_SKIP() << "one GPU";
+  on_gpus(2, [](Communicator& comm) {
+    ElasticBuffer buffer(comm, {.device = this_gpu()});
+    const Tensor memory = cuda::empty({4096}, DType::kUInt8, this_gpu());
+    cudaStreamSynchronize(cuda::current_stream());
+    EXPECT_THROW(buffer.register_memory(memory.data(), memory.num_bytes()), InvalidArgument);
+  });
 }
 
 TEST_F(CudaRegisteredMemoryTest, SlotsAreUsedAgain) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "conformance/cuda_memory.h"
@@ -115,6 +116,26 @@ TEST(CudaSharedMemoryTest, MemoryOfAPoolIsRefusedByName) {
     } catch (const InvalidArgument& error) {
       return std::string(error.what()).find("memory pool") != std::string::npos;
     }
+  });
+}
+
+TEST(CudaSharedMemoryTest, TrimGivesMemoryBackWhileOtherRanksWaitForThisOne) {
+  expect_well("trim", [](ElasticBuffer& buffer) {
+    bool is_right = true;
+    dispatch(buffer);
+    if (buffer.rank() == 0) {
+      buffer.empty({200 << 20}, DType::kUInt8);
+      const std::int64_t held = buffer.arena_bytes();
+      std::this_thread::sleep_for(200ms);  // rank 1 waits in its next dispatch by now
+      // Half of it at least: some lay in what there was before.
+      const std::int64_t num_bytes = buffer.trim();
+      is_right = num_bytes >= 100 << 20 && buffer.arena_bytes() == held - num_bytes;
+      // Maps other memory at the same addresses.
+      buffer.empty({100 << 20}, DType::kUInt8);
+    }
+    const auto recv = dispatch(buffer);
+    const Tensor y = buffer.empty(recv.x.shape(), DType::kFloat32);
+    return combine(buffer, recv, static_cast<std::byte*>(y.data()), 7) && is_right;
   });
 }
 

@@ -28,12 +28,12 @@ ArenasOfProcess& arenas_of_process() {
 }  // namespace
 
 DeviceArena::DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::shared_ptr<DeviceRange> range,
-                         std::size_t max_bytes, std::function<void()> publish)
+                         std::size_t max_bytes, RangeNews news)
     : device_(device),
       stream_(std::move(stream)),
       range_(std::move(range)),
       max_bytes_(max_bytes),
-      publish_(std::move(publish)) {
+      news_(std::move(news)) {
   ArenasOfProcess& all = arenas_of_process();
   const std::lock_guard lock(all.mutex);
   all.arenas.push_back(this);
@@ -115,8 +115,20 @@ void DeviceArena::grow(std::size_t num_bytes) {
   }
   const DeviceGuard guard(device_);
   range_->grow(growth);
-  publish_();
+  news_.grown();
   free_.give({held, growth, {}});
+}
+
+std::size_t DeviceArena::trim() {
+  const std::lock_guard lock(mutex_);
+  if (is_abandoned_) return 0;
+  fence_waiting();
+  const std::size_t num_bytes = range_->whole_growths_within(free_.bytes_before(range_->backed_bytes()));
+  if (num_bytes == 0) return 0;
+  for (const auto& fence : free_.take_end(num_bytes).fences) fence->wait();
+  news_.shrinking(num_bytes);
+  range_->shrink(num_bytes);
+  return num_bytes;
 }
 
 DeviceArena::Block DeviceArena::hand_out(Pieces::Piece piece, cudaStream_t stream) {

@@ -18,6 +18,14 @@
 
 namespace flexep::cuda {
 
+/// How other ranks hear of what becomes of a range; both return when all can do what they need to.
+struct RangeNews {
+  /// The range has grown: called before memory of it is handed out.
+  std::function<void()> grown = [] {};
+  /// Its last `num_bytes` will be taken away.
+  std::function<void(std::size_t num_bytes)> shrinking = [](std::size_t) {};
+};
+
 /// One rank's device memory for outputs, inputs and staging, in stream order: a block that goes back is free
 /// behind the streams that may still use it, and a stream that takes it waits for them; the host does only
 /// where the stream is being captured. Safe to use from several threads.
@@ -59,11 +67,8 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
 
   /// @param stream     the communication stream; the arena keeps it.
   /// @param max_bytes  the most that it may hold; 0 = what the device has.
-  /// @param publish    called after each growth of the range, before memory of it is handed out: makes it
-  /// reachable for
-  ///                   the other ranks.
   DeviceArena(int device, std::shared_ptr<CUstream_st> stream, std::shared_ptr<DeviceRange> range,
-              std::size_t max_bytes, std::function<void()> publish);
+              std::size_t max_bytes, RangeNews news);
   ~DeviceArena();
   DeviceArena(const DeviceArena&) = delete;
   DeviceArena& operator=(const DeviceArena&) = delete;
@@ -85,6 +90,10 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
   Block reserve(std::size_t num_bytes, cudaStream_t stream);
   /// The largest free block as a whole, perhaps empty; never grows.
   Block reserve_largest(cudaStream_t stream);
+
+  /// Gives the free end of the range back to the system, as far as whole growths go; waits for the streams
+  /// that still use it. No operation may be in flight. @return the bytes given back.
+  std::size_t trim();
 
   /// Where the memory lies in the range, if all of it does.
   std::optional<std::uint64_t> locate(const void* data, std::size_t num_bytes) const;
@@ -118,7 +127,7 @@ class DeviceArena : public std::enable_shared_from_this<DeviceArena> {
   const std::shared_ptr<CUstream_st> stream_;
   const std::shared_ptr<DeviceRange> range_;
   const std::size_t max_bytes_;
-  const std::function<void()> publish_;
+  const RangeNews news_;
   mutable std::mutex mutex_;
   bool is_abandoned_ = false;
   Pieces free_;

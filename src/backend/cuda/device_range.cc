@@ -59,13 +59,25 @@ DeviceRange::DeviceRange(int device, std::size_t reserved_bytes, ArenaMemory mem
 }
 
 DeviceRange::~DeviceRange() {
-  std::size_t offset = 0;
-  for (const Piece& piece : pieces_) {
-    driver().unmap(address_of(begin_) + offset, piece.num_bytes);
-    driver().release(piece.memory);
-    offset += piece.num_bytes;
-  }
+  shrink(backed_bytes_);
   driver().free_address(address_of(begin_), reserved_bytes_);
+}
+
+std::size_t DeviceRange::whole_growths_within(std::size_t num_bytes) const {
+  std::size_t whole = 0;
+  for (auto piece = pieces_.rbegin(); piece != pieces_.rend() && whole + piece->num_bytes <= num_bytes;
+       ++piece)
+    whole += piece->num_bytes;
+  return whole;
+}
+
+void DeviceRange::shrink(std::size_t num_bytes) {
+  for (const std::size_t rest = backed_bytes_ - num_bytes; backed_bytes_ > rest; pieces_.pop_back()) {
+    const Piece& piece = pieces_.back();
+    backed_bytes_ -= piece.num_bytes;
+    driver().unmap(address_of(begin_) + backed_bytes_, piece.num_bytes);
+    driver().release(piece.memory);
+  }
 }
 
 void DeviceRange::grow(std::size_t num_bytes) {

@@ -12,7 +12,8 @@
 namespace flexep::cuda {
 
 /// A reserved range of addresses that one device reaches, of which the front is backed by memory: it grows in
-/// place, so that an address once told stays good. Nothing here waits for the device.
+/// place, and shrinks from its end, so that an address once told stays good while there is memory behind it.
+/// Nothing here waits for the device.
 class DeviceRange {
  public:
   /// @param memory  what grow() backs it with. @throws CudaError, InvalidArgument where host memory cannot be
@@ -38,6 +39,11 @@ class DeviceRange {
   FileDescriptor export_last() const;
   /// Backs `num_bytes` more with the memory that another process has exported.
   void grow_with(const FileDescriptor& memory, std::size_t num_bytes);
+
+  /// Bytes of the last growths, as many whole ones as `num_bytes` cover.
+  std::size_t whole_growths_within(std::size_t num_bytes) const;
+  /// Undoes the last growths, `num_bytes` in all. Nobody uses that memory any more.
+  void shrink(std::size_t num_bytes);
 
  private:
   struct Piece {

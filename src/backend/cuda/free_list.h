@@ -63,6 +63,15 @@ class FreeList {
     return std::move(pieces_.extract(largest).mapped());
   }
 
+  /// The last `num_bytes` of the last piece, which has as many.
+  Piece take_end(std::size_t num_bytes) {
+    Piece& last = pieces_.rbegin()->second;
+    Piece taken{last.offset + last.num_bytes - num_bytes, num_bytes, last.fences};
+    last.num_bytes -= num_bytes;
+    if (last.num_bytes == 0) pieces_.erase(last.offset);
+    return taken;
+  }
+
   /// Bytes of the piece that ends at `end`; 0 when that is in use.
   std::size_t bytes_before(std::size_t end) const {
     if (pieces_.empty()) return 0;

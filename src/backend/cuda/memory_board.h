@@ -20,6 +20,7 @@ namespace flexep::cuda {
 struct MemoryNews {
   enum class Kind : std::uint32_t {
     kGrowth,   ///< its range has `num_bytes` more; with a file
+    kShrink,   ///< the last `num_bytes` of its range go
     kSegment,  ///< segment `slot` of registered memory lies in the allocation of `handle`
     kPiece,    ///< the next `num_bytes` of segment `slot`, which has `total_bytes` in all; with a file
     kEnd,      ///< segment `slot` is no more

@@ -72,12 +72,27 @@ void PeerRanges::map_other_processes(const std::shared_ptr<Transport>& transport
   mappings_ = std::make_unique<SegmentMappings>(device_, segments_);
   board_ = std::make_unique<MemoryBoard>(
       transport, [this](int rank, const MemoryNews& news, const FileDescriptor& memory) {
-        const DeviceGuard guard(device_);
-        const RelaxedCapture relaxed;
-        if (news.kind != MemoryNews::Kind::kGrowth) return mappings_->follow(rank, news, memory);
-        ranges_[static_cast<std::size_t>(rank)]->grow_with(memory, news.num_bytes);
-        return true;
+        return follow(rank, news, memory);
       });
+}
+
+bool PeerRanges::follow(int rank, const MemoryNews& news, const FileDescriptor& memory) {
+  const DeviceGuard guard(device_);
+  const RelaxedCapture relaxed;
+  DeviceRange& range = *ranges_[static_cast<std::size_t>(rank)];
+  switch (news.kind) {
+    case MemoryNews::Kind::kGrowth:
+      range.grow_with(memory, news.num_bytes);
+      return true;
+    case MemoryNews::Kind::kShrink:
+      range.shrink(news.num_bytes);
+      return true;
+    case MemoryNews::Kind::kSegment:
+    case MemoryNews::Kind::kPiece:
+    case MemoryNews::Kind::kEnd:
+      break;
+  }
+  return mappings_->follow(rank, news, memory);
 }
 
 std::vector<std::byte*> PeerRanges::begins() const {
@@ -90,8 +105,13 @@ void PeerRanges::publish() {
   if (board_) board_->publish({.num_bytes = own_->last_growth()}, own_->export_last());
 }
 
+void PeerRanges::withdraw(std::size_t num_bytes) {
+  if (board_) board_->publish({.kind = MemoryNews::Kind::kShrink, .num_bytes = num_bytes});
+}
+
 void PeerRanges::share(int slot, const DeviceMemory& memory) {
   require_memory_of(memory, device_, rank_);
+  if (!board_ && !across_link().empty()) require_reachable_by_peers(memory, rank_);
   for (const auto& table : segments_of_threads_) table->set(rank_, slot, memory.begin);
   if (!board_) return;
   segments_->set(rank_, slot, memory.begin);

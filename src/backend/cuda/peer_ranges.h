@@ -35,6 +35,8 @@ class PeerRanges {
 
   /// Returns when all other ranks can reach all that the own range has behind it. Not collective.
   void publish();
+  /// Returns when all other ranks have let go of the last `num_bytes` of the own range. Not collective.
+  void withdraw(std::size_t num_bytes);
 
   /// [R, SegmentTable::kMaxSegments]: registered memory of all ranks.
   const SegmentTable& segments() const { return *segments_; }
@@ -53,6 +55,7 @@ class PeerRanges {
  private:
   void reach_memory_of_threads() const;
   void map_other_processes(const std::shared_ptr<Transport>& transport);
+  bool follow(int rank, const MemoryNews& news, const FileDescriptor& memory);
   std::vector<int> publish_segment(int slot, const ShareableMemory& memory);
 
   int rank_;

@@ -22,6 +22,7 @@ bool SegmentMappings::follow(int rank, const MemoryNews& news, const FileDescrip
         end({rank, news.slot});
         return true;
       case MemoryNews::Kind::kGrowth:
+      case MemoryNews::Kind::kShrink:
         break;
     }
   } catch (const Error&) {

@@ -129,6 +129,12 @@ void require_memory_of(const DeviceMemory& memory, int device, int rank) {
   }
 }
 
+void require_reachable_by_peers(const DeviceMemory& memory, int rank) {
+  require_argument(is_from_malloc(memory.begin), "memory",
+                   "{} is reached by its own GPU alone, but there are ranks on others: use cudaMalloc",
+                   name_of(memory, rank));
+}
+
 ShareableMemory share(const DeviceMemory& memory, int rank) {
   if (is_from_malloc(memory.begin)) return share_allocation(memory, rank);
   require_argument(!is_from_pool(memory.begin), "memory",

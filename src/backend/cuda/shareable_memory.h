@@ -20,6 +20,10 @@ struct DeviceMemory {
 /// @throws InvalidArgument that says what it is, unless all of it is memory of the device.
 void require_memory_of(const DeviceMemory& memory, int device, int rank);
 
+/// Of memory that threads on other GPUs are to read. @throws InvalidArgument where only its own GPU reaches
+/// it.
+void require_reachable_by_peers(const DeviceMemory& memory, int rank);
+
 /// How another process can map it: either the one allocation that it lies in, or the pieces of virtual memory
 /// that it spans.
 struct ShareableMemory {

@@ -90,7 +90,8 @@ class Combine {
     const bool is_reduced = launch_.metadata != nullptr;
     const int num_rows = is_reduced ? head_.num_recv_tokens : head_.num_rows;
     write_sums(memory_.staging, is_in_bulk(num_rows), [&](int worker, int num_workers) {
-      return StagedTokens(launch_, row_bytes_, num_rows, reads_own_x() ? own_tokens() : TokenRange{},
+      const bool leaves_out_own = reads_own_x() || stages_sums_only(launch_);
+      return StagedTokens(launch_, row_bytes_, num_rows, leaves_out_own ? own_tokens() : TokenRange{},
                           list().terms, worker, num_workers);
     });
   }
@@ -143,7 +144,9 @@ class Combine {
     const auto* sizes = kept<ReceiveSize>(launch_.plan_layout.layout_sizes());
     for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads) {
       const ExchangeHeader& header = messages.header(r);
+      const bool has_sums = is_across_link(r) && header.summed_x.segment >= 0;
       PullSource source{.x = resolve(launch_.peers, r, header.x),
+                        .summed_x = has_sums ? resolve(launch_.peers, r, header.summed_x) : nullptr,
                         .topk_weights = resolve(launch_.peers, r, header.topk_weights),
                         .is_per_token = header.x_is_per_token};
       if (r == launch_.peers.rank && reads_own_x()) {
@@ -152,9 +155,14 @@ class Combine {
       }
       arrays_.sources[r] = source;
       const bool has_weights = launch_.weight_bytes == 0 || source.topk_weights != nullptr;
-      if (sizes[r].num_recv_tokens > 0 && (source.x == nullptr || !has_weights))
+      const bool has_rows = source.x != nullptr && (!has_sums || source.summed_x != nullptr);
+      if (sizes[r].num_recv_tokens > 0 && !(has_rows && has_weights))
         memory_.exchange.judgement.find(Verdict::kUnreachable, r);
     }
+  }
+
+  __device__ bool is_across_link(int rank) const {
+    return launch_.peers.is_across_link != nullptr && launch_.peers.is_across_link[rank] != 0;
   }
 
   __device__ void report_verdict(const Messages& messages, Verdict verdict) {
@@ -163,7 +171,7 @@ class Combine {
     OperationResult& result = *launch_.reports.result;
     auto* is_per_token = array_of<std::int32_t>(result, launch_.reports.layout.is_per_token());
     for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads)
-      is_per_token[r] = arrays_.sources[r].is_per_token;
+      is_per_token[r] = arrays_.sources[r].sends_one_row_per_token();
     if (thread_in_block() == 0) report_go(result);
     make_ready(operation_, result, Crew{thread_in_block(), kNumThreads, 0});
   }

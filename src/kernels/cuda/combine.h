@@ -17,7 +17,8 @@ namespace flexep::cuda {
 /// One combine on one rank, the mirror image of DispatchLaunch; what is said there of pointers holds here.
 ///
 /// The rows offered to the others are either where the header says already (arena or registered memory), or
-/// are staged by the kernel: then `staged_x` is this rank's own address of the memory that header.x names.
+/// are staged by the kernel: then `staged_x` is this rank's own address of the memory that header.x, or
+/// header.summed_x, names.
 struct CombineLaunch {
   Peers peers;
   Reports reports;
@@ -38,7 +39,9 @@ struct CombineLaunch {
   /// same bits, with several times as many bytes in flight for each multiprocessor.
   bool allow_bulk_copies = true;
 
-  // Staging; null where nothing is to be staged. What this rank itself reads may be left out of it.
+  // Staging; null where nothing is to be staged. What this rank itself reads may be left out of it. Where
+  // header.summed_x names staged_x, x lies where header.x says, and only sums for ranks across a link are
+  // staged.
   const std::byte* x = nullptr;             ///< [rows, H'] contiguous, 16-byte aligned
   std::byte* staged_x = nullptr;            ///< rows of x, or M rows where `metadata` is given
   const std::int32_t* metadata = nullptr;   ///< [M, K + 2] of the dispatch: stage L on the way

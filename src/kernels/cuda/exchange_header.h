@@ -56,6 +56,9 @@ struct alignas(16) ExchangeHeader {
 
   // Combine: where this rank's rows are.
   HeaderAddress x;
+  /// Expanded layout, for ranks across a link: of each token of theirs that has several rows here the sum, at
+  /// the token's row of the compact layout; a lone row is read at `x`. Nowhere = all rows are.
+  HeaderAddress summed_x;
   HeaderAddress topk_weights;
   std::int32_t x_is_per_token = 0;  ///< one row per received token instead of one per row of the layout
 

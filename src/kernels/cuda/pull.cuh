@@ -14,8 +14,11 @@ namespace flexep::cuda {
 /// The rows that one owner offers, as this rank addresses them.
 struct PullSource {
   const std::byte* x;
+  const std::byte* summed_x;      ///< see ExchangeHeader; null where all rows are read
   const std::byte* topk_weights;  ///< null without weights
   std::int32_t is_per_token;      ///< one row per received token instead of one per row of its layout
+
+  __device__ bool sends_one_row_per_token() const { return is_per_token != 0 || summed_x != nullptr; }
 };
 
 /// A warp's list of rows, in shared memory.
@@ -47,12 +50,23 @@ struct PullJob {
   /// Whether the pair has a row of its own among those that are summed.
   __device__ bool has_row(std::int64_t pair) const {
     const int rank = owner(pair);
-    return rank >= 0 && (sources[rank].is_per_token == 0 || is_last_of_owner(pair));
+    return rank >= 0 && (!sources[rank].sends_one_row_per_token() || is_last_of_owner(pair));
   }
-  __device__ const std::byte* row(std::int64_t pair) const {
+  __device__ const std::byte* row(int token, int column, const std::int32_t* last_column) const {
+    const std::int64_t pair = this->pair(token, column);
     const PullSource& source = sources[owner(pair)];
-    const std::int32_t row = source.is_per_token != 0 ? token_slots[pair] : rows[pair];
-    return source.x + static_cast<std::size_t>(row) * row_bytes;
+    const bool is_sum = source.summed_x != nullptr && has_company(column, last_column);
+    const std::int32_t row = is_sum || source.is_per_token != 0 ? token_slots[pair] : rows[pair];
+    return (is_sum ? source.summed_x : source.x) + static_cast<std::size_t>(row) * row_bytes;
+  }
+
+ private:
+  /// Whether the last column of an owner is not its only one.
+  __device__ bool has_company(int column, const std::int32_t* last_column) const {
+    for (int j = 0; j < column; ++j) {
+      if (last_column[j] == column) return true;
+    }
+    return false;
   }
 };
 
@@ -106,7 +120,7 @@ __device__ inline int list_terms(const PullJob& job, int token, const TermList& 
       const int position =
           job.has_groups() ? first + position_in_groups(job, token, k, list.last_column) : in_order;
       const bool ends_group = !job.has_groups() || job.is_last_of_owner(pair);
-      list.terms[position] = SumTerm(job.row(pair), ends_group);
+      list.terms[position] = SumTerm(job.row(token, k, list.last_column), ends_group);
       in_groups = !ends_group;
     }
     num_terms += __popc(those);

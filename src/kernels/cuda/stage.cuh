@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Combine, before the exchange: input that other ranks cannot reach is copied to where they can, and each
-// received token's rows become one on the way where the contract reduces by owner (stage L).
+// received token's rows become one on the way where the contract reduces by owner (stage L). Of input that
+// they reach, across a link, only the latter.
 #pragma once
 
 #include "kernels/cuda/combine.h"
@@ -29,6 +30,11 @@ __device__ inline void copy_bytes(std::byte* to, const std::byte* from, std::siz
   for (std::size_t i = whole + thread; i < num_bytes; i += num_threads) to[i] = from[i];
 }
 
+/// Whether only tokens from across a link are staged, and of these only those that have several rows.
+__device__ __forceinline__ bool stages_sums_only(const CombineLaunch& launch) {
+  return launch.header.summed_x.segment >= 0;
+}
+
 /// Rows that go where the other ranks reach them: all of them as they are, or one for each received token.
 /// The rows that this rank itself would read are left where they are, if they are in one piece.
 class StagedTokens {
@@ -44,11 +50,15 @@ class StagedTokens {
               num_workers) {}
 
   __device__ bool next(TokenSum& sum) {
-    const int item = deal_.next();
-    if (item < 0) return false;
-    const int row = item < own_.begin ? item : item + (own_.end - own_.begin);
+    const int least = stages_sums_only(launch_) ? 2 : 1;
+    int row = 0;
+    do {
+      const int item = deal_.next();
+      if (item < 0) return false;
+      row = item < own_.begin ? item : item + (own_.end - own_.begin);
+      sum.num_terms = launch_.metadata != nullptr ? list_rows_of_token(row) : list_row(row);
+    } while (sum.num_terms < least);
     sum.terms = terms_;
-    sum.num_terms = launch_.metadata != nullptr ? list_rows_of_token(row) : list_row(row);
     sum.in_groups = false;
     sum.out = launch_.staged_x + static_cast<std::size_t>(row) * row_bytes_;
     sum.part = {0, row_bytes_};
@@ -66,10 +76,13 @@ class StagedTokens {
     return 1;
   }
 
-  /// Stage L: a received token's rows, in ascending column order, become one row.
+  /// Stage L: a received token's rows, in ascending column order, become one row. None, where the token is
+  /// not wanted.
   __device__ int list_rows_of_token(int token) {
     const int num_topk = launch_.plan_layout.num_topk;
     const std::int32_t* rows = launch_.metadata + static_cast<std::int64_t>(token) * (num_topk + 2) + 2;
+    const int source = rows[-1] / num_topk;  // see FanOutJob
+    if (stages_sums_only(launch_) && launch_.peers.is_across_link[source] == 0) return 0;
     int num_terms = 0;
     for (int begin = 0; begin < num_topk; begin += kWarpSize) {
       const int k = begin + lane_in_warp();

@@ -145,6 +145,17 @@ void print_variant(const BenchOptions& options) {
   if (!options.do_cpu_sync()) fmt::print("\n");
 }
 
+/// What each GPU sends to the others, where every rank has one of its own.
+void print_link_rates(const BenchOptions& options, const std::vector<BenchResult>& results) {
+  if (options.num_ranks == 1 || options.num_gpus_used() != options.num_ranks) return;
+  for (const BenchResult& result : results) {
+    if (!result.bytes) continue;
+    const double num_bytes = static_cast<double>(result.bytes->link_bytes) / options.num_ranks;
+    fmt::print("{}: {:.1f} MB from each GPU to the others, {:.0f} GB/s\n", result.op, num_bytes / 1e6,
+               num_bytes / (result.times.median_us * 1000));
+  }
+}
+
 void print_table(const BenchOptions& options, const std::vector<BenchResult>& results) {
   const int num_domains = results.front().num_domains;
   const std::string domains =
@@ -185,6 +196,7 @@ void print_table(const BenchOptions& options, const std::vector<BenchResult>& re
         result.op, result.num_sms, result.gemm->num_sms, result.gemm->alone_us, result.gemm->tflops,
         result.gemm->beside_us, result.gemm->slowdown(), result.gemm->is_right ? "" : ", and is WRONG");
   }
+  print_link_rates(options, results);
   const BenchResult* checks = find_op(results, "checks");
   const BenchResult* dispatch = find_op(results, "dispatch");
   if (checks == nullptr) return;
