@@ -106,7 +106,9 @@ struct MoeSeconds {
 ///
 /// On a GPU (ExpertParallelGroup's device) hidden, output, parameters and their gradients are tensors of that
 /// GPU, and everything is in the order of the thread's current stream; MoeForward::topk_idx and
-/// MoeForwardOptions::replay_topk_idx are the host's. docs/moe.md says which options it has there.
+/// MoeForwardOptions::replay_topk_idx are the host's. docs/moe.md says which options it has there. The host
+/// goes on before the GPU is done: what fails late (a rank that does not come in time) is thrown by the next
+/// forward, or by check() of the group's buffer, and rows mean nothing then.
 class MoeLayer {
  public:
   /// Collective. Weights are uniform with standard deviation init_method_std, a pure function of (seed,
