@@ -48,8 +48,9 @@ class TokenDispatcher {
   /// @param routing_map  int32 [T, E], not 0 = goes there. The backends deepep, deepepv2 and ncclep do not
   /// read it, as in Megatron, unless moe_respect_routing_map is set: they send each token to the top k of its
   /// probs.
-  /// On a GPU hidden is there, probs and map are the host's; from the dispatch to its backward probs are on
-  /// the GPU, too.
+  /// On a GPU hidden is there, and probs and map are the host's, or there, too, where the router decides
+  /// there (docs/moe.md); from the dispatch to its backward probs are on the GPU, and their gradients end
+  /// where they came from.
   /// @return hidden [T, H], probs in the backend's own form.
   /// @throws InvalidArgument that names `hidden`, `probs` or `routing_map`.
   virtual Tokens dispatch_preprocess(const Tokens& tokens, const Tensor& routing_map) = 0;
