@@ -32,8 +32,8 @@ struct Environment {
   /// all ranks that share memory.
   std::optional<int> scaleup_size;
 
-  /// OMPI_COMM_WORLD_SIZE, else PMI_SIZE, else SLURM_NTASKS where srun speaks PMIx: the number of ranks that
-  /// a launcher of MPI has started, this process among them.
+  /// OMPI_COMM_WORLD_SIZE, else PMI_SIZE, else SLURM_STEP_NUM_TASKS or SLURM_NTASKS where srun speaks PMIx:
+  /// the number of ranks that a launcher of MPI has started, this process among them.
   std::optional<int> mpi_num_ranks;
   /// FLEXEP_MPI_LIBRARY: path of the shared library with flexep's MPI calls (docs/mpi.md). Default: the one
   /// that flexep was built with.

@@ -9,8 +9,8 @@
 
 namespace flexep {
 
-/// What the arena of one rank has to hold in a training step: dispatches whose outputs live until the
-/// backward pass, and one combine at a time.
+/// What one rank has to hold in a training step: in its arena dispatches whose outputs live until the
+/// backward pass and one combine at a time, and beside it the room for rows that cross domains.
 struct MemoryInputs {
   int num_ranks = 1;
   std::int64_t num_tokens = 0;  ///< per rank; the bound N for outputs without host sync
@@ -32,6 +32,11 @@ struct MemoryInputs {
   int max_recv_tokens = 0;
   /// Dispatches whose outputs are alive at the same time: layers x microbatches.
   std::int64_t num_live_dispatches = 1;
+  /// Several, all of one size, stage rows that cross: as ElasticBufferConfig says.
+  int num_domains = 1;
+  bool allow_hybrid_mode = true;
+  bool allow_multiple_reduction = true;
+  std::int64_t max_staging_bytes = 64 << 20;
 };
 
 /// Bytes by purpose, each part aligned as the arena aligns it. The arena itself grows in chunks of whole 2
@@ -53,17 +58,23 @@ struct MemoryNeed {
 
   std::int64_t num_live_dispatches = 1;
 
+  /// Beside the arena, one for each buffer: rows on their way between domains.
+  std::int64_t staging = 0;
+
   std::int64_t dispatch_bytes() const {
     return recv_x + recv_sf + recv_topk_idx + recv_topk_weights + recv_src_metadata;
   }
   std::int64_t combine_bytes() const { return expert_output + combined_x + combined_topk_weights; }
-  std::int64_t total_bytes() const { return num_live_dispatches * dispatch_bytes() + combine_bytes(); }
+  std::int64_t total_bytes() const {
+    return num_live_dispatches * dispatch_bytes() + combine_bytes() + staging;
+  }
   /// A line for each purpose and the total.
   std::string to_string() const;
 };
 
 /// A pure function: nothing is allocated, no other rank is needed. @throws InvalidArgument for experts that
-/// the ranks do not divide, top-k outside [1, num_experts], or sizes that are not positive.
+/// the ranks do not divide, ranks that the domains do not divide, top-k outside [1, num_experts], sizes that
+/// are not positive, or max_staging_bytes that hold no row.
 MemoryNeed plan_memory(const MemoryInputs& inputs);
 
 }  // namespace flexep

@@ -39,7 +39,10 @@ std::optional<std::string> read_job_id() {
 std::optional<int> read_mpi_num_ranks() {
   if (const auto open_mpi = read_number<int>("OMPI_COMM_WORLD_SIZE")) return open_mpi;
   if (const auto pmi = read_number<int>("PMI_SIZE")) return pmi;
-  return read_text("PMIX_RANK") ? read_number<int>("SLURM_NTASKS") : std::nullopt;
+  if (!read_text("PMIX_RANK")) return std::nullopt;
+  // The step's tasks are those that srun has started; a job's may be more.
+  const auto step = read_number<int>("SLURM_STEP_NUM_TASKS");
+  return step ? step : read_number<int>("SLURM_NTASKS");
 }
 
 }  // namespace

@@ -6,12 +6,11 @@
 namespace flexep {
 
 CombineFormat CombineCrossing::format_of(const Routes& routes, const PullJob& rows) {
-  const bool reduces = reduces_domains(routes, rows.allow_multiple_reduction);
-  const bool is_one_row_per_rank = !rows.do_expand || rows.allow_multiple_reduction;
   return {.num_topk = rows.plan->num_topk,
           .row_bytes = rows.num_columns * size_of(rows.dtype),
           .weight_bytes = rows.weight_bytes,
-          .is_row_per_token = reduces || (!routes.is_hybrid && is_one_row_per_rank)};
+          .is_row_per_token = CombineFormat::has_row_per_token(routes.is_hybrid, rows.do_expand,
+                                                               rows.allow_multiple_reduction)};
 }
 
 CombineCrossing::CombineCrossing(const Job& job)
@@ -27,8 +26,9 @@ CombineCrossing::CombineCrossing(const Job& job)
 }
 
 bool CombineCrossing::advance() {
-  const bool has_received = receive_waves();
-  return bring_waves() || has_received;
+  // First what costs nothing, then what keeps the network busy, and of that a wave at a time.
+  const bool has_posted = expect_waves();
+  return bring_wave() || sum_wave() || has_posted;
 }
 
 bool CombineCrossing::is_done() const {
@@ -49,26 +49,31 @@ std::vector<int> CombineCrossing::awaited() const {
   return ranks;
 }
 
-bool CombineCrossing::receive_waves() {
+bool CombineCrossing::expect_waves() {
+  bool has_posted = false;
+  for (Area& area : areas_) {
+    if (area.begin < area.end || num_tokens_begun_ == job_.rows.plan->num_tokens) continue;
+    area.begin = num_tokens_begun_;
+    area.end = num_tokens_begun_ = std::min(area.begin + job_.waves.num_tokens, job_.rows.plan->num_tokens);
+    expect(area);
+    has_posted = true;
+  }
+  return has_posted;
+}
+
+bool CombineCrossing::sum_wave() {
   bool has_moved = false;
   for (Area& area : areas_) {
     has_moved |= area.messages.advance();
-    if (!area.messages.is_done()) continue;
-    if (area.begin < area.end) {
-      sum_wave(area);
-      area.begin = area.end;
-      has_moved = true;
-    }
-    if (num_tokens_begun_ == job_.rows.plan->num_tokens) continue;
-    area.begin = num_tokens_begun_;
-    area.end = num_tokens_begun_ = std::min(area.begin + job_.waves.num_tokens, job_.rows.plan->num_tokens);
-    receive_wave(area);
-    has_moved = true;
+    if (area.begin == area.end || !area.messages.is_done()) continue;
+    sum(area);
+    area.begin = area.end;
+    return true;
   }
   return has_moved;
 }
 
-void CombineCrossing::receive_wave(Area& area) {
+void CombineCrossing::expect(Area& area) {
   const SendPlan& plan = *job_.rows.plan;
   const auto& sent = job_.plan->sent;
   area.parts.assign(sent.size(), {});
@@ -94,7 +99,7 @@ void CombineCrossing::receive_wave(Area& area) {
   }
 }
 
-void CombineCrossing::sum_wave(const Area& area) {
+void CombineCrossing::sum(const Area& area) {
   const SendPlan plan = plan_sums(area);
   PullJob sums = job_.rows;
   sums.plan = &plan;
@@ -203,18 +208,18 @@ void CombineCrossing::gather_weights(const Area& area) {
   job_.backend->pull_weights(weights, job_.width);
 }
 
-bool CombineCrossing::bring_waves() {
+bool CombineCrossing::bring_wave() {
   bool has_moved = false;
   for (Slot& slot : slots_) {
     has_moved |= slot.message.advance();
     if (!slot.message.is_done() || num_waves_brought_ == carried_waves_.size()) continue;
-    bring_wave(slot, carried_waves_[num_waves_brought_++]);
-    has_moved = true;
+    gather(slot, carried_waves_[num_waves_brought_++]);
+    return true;
   }
   return has_moved;
 }
 
-void CombineCrossing::bring_wave(Slot& slot, const CarriedWave& wave) {
+void CombineCrossing::gather(Slot& slot, const CarriedWave& wave) {
   const CarriedTokens& carried = job_.plan->carried[wave.stream];
   const SendPlan tokens = slice_of(carried.plan, wave.begin, wave.end);
   const bool is_row_per_token = job_.format.is_row_per_token;

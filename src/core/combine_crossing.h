@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/carried_waves.h"
 #include "core/crossing_plan.h"
-#include "core/waves.h"
+#include "routing/waves.h"
 #include "transport/traffic.h"
 
 namespace flexep {
@@ -66,9 +67,10 @@ class CombineCrossing final : public Traffic {
   };
 
   // As a home.
-  bool receive_waves();
-  void receive_wave(Area& area);
-  void sum_wave(const Area& area);
+  bool expect_waves();
+  void expect(Area& area);
+  bool sum_wave();
+  void sum(const Area& area);
   SendPlan plan_sums(const Area& area) const;
   void name_domains(SendPlan& plan) const;
   void sum_domains(const Area& area, PullJob& sums);
@@ -77,8 +79,8 @@ class CombineCrossing final : public Traffic {
   std::vector<PullSource> sources_with(const Area& area) const;
 
   // As a carrier.
-  bool bring_waves();
-  void bring_wave(Slot& slot, const CarriedWave& wave);
+  bool bring_wave();
+  void gather(Slot& slot, const CarriedWave& wave);
   SendPlan plan_rows(const SendPlan& carried) const;
 
   Job job_;

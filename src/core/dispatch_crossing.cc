@@ -22,10 +22,10 @@ DispatchCrossing::DispatchCrossing(const Job& job)
 }
 
 bool DispatchCrossing::advance() {
-  const bool has_received = receive_waves();
-  const bool has_sent = send_waves();
-  // What needs nobody fills the time in which nothing comes.
-  return has_received || has_sent || store_within();
+  // First what costs nothing, then what keeps the network busy, and of that a wave at a time. What needs
+  // nobody fills the time in which nothing comes.
+  const bool has_posted = expect_waves();
+  return send_wave() || carry_wave() || store_within() || has_posted;
 }
 
 bool DispatchCrossing::is_done() const {
@@ -46,21 +46,21 @@ std::vector<int> DispatchCrossing::awaited() const {
   return ranks;
 }
 
-bool DispatchCrossing::send_waves() {
+bool DispatchCrossing::send_wave() {
   bool has_moved = false;
   for (Area& area : areas_) {
     has_moved |= area.messages.advance();
     if (!area.messages.is_done() || num_tokens_sent_ == job_.send->num_tokens) continue;
     const int begin = num_tokens_sent_;
     num_tokens_sent_ = std::min(begin + job_.waves.num_tokens, job_.send->num_tokens);
-    send_wave(area, begin, num_tokens_sent_);
-    has_moved = true;
+    pack(area, begin, num_tokens_sent_);
+    return true;
   }
   return has_moved;
 }
 
 // Each row is read once and stored into the messages of all partners that it goes to.
-void DispatchCrossing::send_wave(Area& area, int begin, int end) {
+void DispatchCrossing::pack(Area& area, int begin, int end) {
   const auto& sent = job_.plan->sent;
   std::vector<int> num_tokens;
   const SendPlan packing = plan_packing(begin, end, num_tokens);
@@ -76,12 +76,12 @@ void DispatchCrossing::send_wave(Area& area, int begin, int end) {
     room += messages[i].size();
   }
 
-  PushJob pack = rows_from(begin, end, packing);
-  pack.do_expand = false;
-  pack.num_local_experts = 0;  // ids stay global
-  pack.idx_bytes = sizeof(std::int64_t);
-  pack.targets = targets;
-  job_.backend->push(pack, job_.width);
+  PushJob rows = rows_from(begin, end, packing);
+  rows.do_expand = false;
+  rows.num_local_experts = 0;  // ids stay global
+  rows.idx_bytes = sizeof(std::int64_t);
+  rows.targets = targets;
+  job_.backend->push(rows, job_.width);
   for (std::size_t i = 0; i < sent.size(); ++i) {
     if (!messages[i].empty()) area.messages.send(sent[i].partner, messages[i]);
   }
@@ -105,24 +105,33 @@ SendPlan DispatchCrossing::plan_packing(int begin, int end, std::vector<int>& nu
   return packing;
 }
 
-bool DispatchCrossing::receive_waves() {
-  bool has_moved = false;
+bool DispatchCrossing::expect_waves() {
+  bool has_posted = false;
   for (Slot& slot : slots_) {
-    if (slot.wave && job_.messages->is_complete(slot.ticket)) {
-      carry(slot);
-      slot.wave.reset();
-      ++num_waves_carried_;
-      has_moved = true;
-    }
     if (slot.wave || num_waves_awaited_ == carried_waves_.size()) continue;
-    const CarriedWave& wave = carried_waves_[num_waves_awaited_];
-    const OutputLayout layout(wave_format(job_.format), {.num_recv_tokens = wave.end - wave.begin});
-    slot.ticket =
-        job_.messages->receive(job_.plan->carried[wave.stream].source, {slot.memory, layout.num_bytes()});
-    slot.wave = num_waves_awaited_++;
-    has_moved = true;
+    expect(slot, num_waves_awaited_++);
+    has_posted = true;
   }
-  return has_moved;
+  return has_posted;
+}
+
+void DispatchCrossing::expect(Slot& slot, std::size_t index) {
+  const CarriedWave& wave = carried_waves_[index];
+  const OutputLayout layout(wave_format(job_.format), {.num_recv_tokens = wave.end - wave.begin});
+  slot.ticket =
+      job_.messages->receive(job_.plan->carried[wave.stream].source, {slot.memory, layout.num_bytes()});
+  slot.wave = index;
+}
+
+bool DispatchCrossing::carry_wave() {
+  for (Slot& slot : slots_) {
+    if (!slot.wave || !job_.messages->is_complete(slot.ticket)) continue;
+    carry(slot);
+    slot.wave.reset();
+    ++num_waves_carried_;
+    return true;
+  }
+  return false;
 }
 
 // Stores the rows of a message at their final places, as their source would.

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "core/carried_waves.h"
 #include "core/crossing_plan.h"
-#include "core/waves.h"
+#include "routing/waves.h"
 #include "transport/traffic.h"
 
 namespace flexep {
@@ -49,10 +50,12 @@ class DispatchCrossing final : public Traffic {
     Messages::Ticket ticket = 0;
   };
 
-  bool send_waves();
-  void send_wave(Area& area, int begin, int end);
+  bool send_wave();
+  void pack(Area& area, int begin, int end);
   SendPlan plan_packing(int begin, int end, std::vector<int>& num_tokens) const;
-  bool receive_waves();
+  bool expect_waves();
+  void expect(Slot& slot, std::size_t index);
+  bool carry_wave();
   void carry(const Slot& slot);
   bool store_within();
   PushJob rows_from(int begin, int end, const SendPlan& plan) const;

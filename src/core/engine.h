@@ -15,7 +15,7 @@
 #include "core/routes.h"
 #include "core/staged_device.h"
 #include "core/staging.h"
-#include "core/waves.h"
+#include "routing/waves.h"
 #include "flexep/elastic_buffer.h"
 #include "transport/transport.h"
 

@@ -12,6 +12,7 @@
 #include "flexep/plan_model.h"
 #include "routing/output_layout.h"
 #include "routing/receive_layout.h"
+#include "routing/waves.h"
 
 namespace flexep {
 namespace {
@@ -22,6 +23,10 @@ void check_inputs(const MemoryInputs& in) {
   require_argument(in.hidden > 0, "hidden", "hidden is {}, but must be positive", in.hidden);
   require_argument(in.expert_alignment > 0, "expert_alignment",
                    "expert_alignment is {}, but must be positive", in.expert_alignment);
+  require_argument(in.num_domains > 0 && in.num_ranks % in.num_domains == 0, "num_domains",
+                   "num_domains is {}, which does not divide {} ranks", in.num_domains, in.num_ranks);
+  require_argument(in.max_staging_bytes > 0, "max_staging_bytes",
+                   "max_staging_bytes is {}, but must be positive", in.max_staging_bytes);
   require_argument(in.num_live_dispatches >= 0, "num_live_dispatches",
                    "num_live_dispatches is {}, but must not be negative", in.num_live_dispatches);
 }
@@ -60,19 +65,36 @@ std::int64_t aligned(std::int64_t num_bytes) {
   return align_up(num_bytes, static_cast<std::int64_t>(OutputLayout::kAlignment));
 }
 
+// The larger of what a dispatch and a combine need.
+std::int64_t staging_bytes(const MemoryInputs& in, const OutputFormat& rows, std::size_t combined_row_bytes) {
+  if (in.num_domains == 1) return 0;
+  const int num_partners =
+      in.allow_hybrid_mode ? in.num_domains - 1 : in.num_ranks - in.num_ranks / in.num_domains;
+  const WaveLimits limits{.max_staging_bytes = static_cast<std::size_t>(in.max_staging_bytes),
+                          .num_partners = num_partners,
+                          .num_max_tokens_per_rank = static_cast<int>(in.num_tokens)};
+  const CombineFormat combined{.num_topk = in.num_topk,
+                               .row_bytes = combined_row_bytes,
+                               .weight_bytes = rows.weight_bytes,
+                               .is_row_per_token = CombineFormat::has_row_per_token(
+                                   in.allow_hybrid_mode, in.do_expand, in.allow_multiple_reduction)};
+  return static_cast<std::int64_t>(std::max(plan_dispatch_waves(rows, limits).num_bytes(),
+                                            plan_combine_waves(combined, limits).num_bytes()));
+}
+
 }  // namespace
 
 MemoryNeed plan_memory(const MemoryInputs& in) {
   check_inputs(in);
   const ReceiveSize size = receive_size(in);
   const std::size_t weight_bytes = in.weight_dtype ? size_of(*in.weight_dtype) : 0;
-  const OutputLayout layout({.do_expand = in.do_expand,
-                             .num_topk = in.num_topk,
-                             .row_bytes = static_cast<std::size_t>(in.hidden) * size_of(in.dtype),
-                             .idx_bytes = size_of(in.idx_dtype),
-                             .weight_bytes = weight_bytes,
-                             .num_sf_packs = in.num_sf_packs},
-                            size);
+  const OutputFormat format{.do_expand = in.do_expand,
+                            .num_topk = in.num_topk,
+                            .row_bytes = static_cast<std::size_t>(in.hidden) * size_of(in.dtype),
+                            .idx_bytes = size_of(in.idx_dtype),
+                            .weight_bytes = weight_bytes,
+                            .num_sf_packs = in.num_sf_packs};
+  const OutputLayout layout(format, size);
   const std::int64_t num_rows = size.num_rows(in.do_expand);
   const std::int64_t combined_row_bytes = in.hidden * static_cast<std::int64_t>(size_of(in.combine_dtype));
   return {
@@ -86,7 +108,8 @@ MemoryNeed plan_memory(const MemoryInputs& in) {
       .expert_output = aligned(num_rows * combined_row_bytes),
       .combined_x = aligned(in.num_tokens * combined_row_bytes),
       .combined_topk_weights = aligned(in.num_tokens * in.num_topk * static_cast<std::int64_t>(weight_bytes)),
-      .num_live_dispatches = in.num_live_dispatches};
+      .num_live_dispatches = in.num_live_dispatches,
+      .staging = staging_bytes(in, format, static_cast<std::size_t>(combined_row_bytes))};
 }
 
 std::string MemoryNeed::to_string() const {
@@ -104,6 +127,10 @@ std::string MemoryNeed::to_string() const {
   add("expert output", expert_output);
   add("combined.x", combined_x);
   add("combined.topk_weights", combined_topk_weights);
+  if (staging > 0) {
+    text += "beside the arena, bytes:\n";
+    add("staging between domains", staging);
+  }
   add("total", total_bytes());
   return text;
 }

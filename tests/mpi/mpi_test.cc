@@ -119,7 +119,7 @@ TEST_P(MpiTest, LauncherOfAnotherMpiIsRefused) {
 }
 
 TEST_P(MpiTest, ProgramHandsItsOwnCommunicatorOver) {
-  for (const std::string level : {"funneled", "multiple"}) {
+  for (const std::string level : {"funneled", "serialized", "multiple"}) {
     expect_success(GetParam(), {.num_ranks = 4,
                                 .program = {GetParam().application, "conformance", level},
                                 .environment = {"FLEXEP_SCALEUP_SIZE=2"}});

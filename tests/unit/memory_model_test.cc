@@ -36,6 +36,25 @@ TEST(MemoryModelTest, ExpandedRowsArePairsRoundedUpByExpert) {
   EXPECT_EQ(plan_memory(inputs).num_rows, 32 * 1100);
 }
 
+TEST(MemoryModelTest, RowsThatCrossDomainsAreStagedWithinTheirLimit) {
+  EXPECT_EQ(plan_memory(kEp8).staging, 0);
+  MemoryInputs inputs = kEp8;
+  inputs.num_domains = 2;
+  const MemoryNeed need = plan_memory(inputs);
+  EXPECT_GT(need.staging, 4 << 20);
+  EXPECT_EQ(need.total_bytes(), 58 * need.dispatch_bytes() + need.combine_bytes() + need.staging);
+  for (const bool allow_hybrid_mode : {false, true}) {
+    inputs.allow_hybrid_mode = allow_hybrid_mode;
+    inputs.max_staging_bytes = 1 << 20;
+    EXPECT_GT(plan_memory(inputs).staging, 0);
+    EXPECT_LE(plan_memory(inputs).staging, 1 << 20);
+  }
+  inputs.max_staging_bytes = 1000;
+  EXPECT_THROW(plan_memory(inputs), InvalidArgument);
+  inputs.num_domains = 3;
+  EXPECT_THROW(plan_memory(inputs), InvalidArgument);
+}
+
 TEST(MemoryModelTest, WorstCaseIsWhatADispatchWithoutHostSyncAllocates) {
   for (const int max_recv_tokens : {0, 9}) {
     for (const bool do_expand : {false, true}) {

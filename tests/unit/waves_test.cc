@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/waves.h"
+#include "routing/waves.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "core/carried_waves.h"
 #include "flexep/error.h"
 
 namespace flexep {

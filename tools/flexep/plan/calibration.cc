@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t kFewestMeasurements = 10;
 constexpr std::int64_t kSampledTokens = 1 << 14;
-constexpr std::size_t kNumFeatures = 5;
+constexpr std::size_t kNumFeatures = 7;
 constexpr double kMiB = 1024 * 1024;
 constexpr double kUnnoticedGbs = 1e5;
 
@@ -31,7 +31,7 @@ std::uint64_t hash_of(const std::string& name) {
   return hash;
 }
 
-/// The terms of planning_us and memory_us of ranks that share their memory, before their costs.
+/// The terms of host_us and memory_us of ranks that share their memory, before their costs.
 std::vector<double> features_of(const Measurement& measured, double cache_bytes) {
   const PlanInputs& in = measured.inputs;
   const RankLoad load = uniform_load(in, measured.variant).mean;
@@ -39,8 +39,13 @@ std::vector<double> features_of(const Measurement& measured, double cache_bytes)
   const double crowding = std::max(1.0, num_ranks / measured.num_cores);
   const double bytes = num_ranks * (load.rows_read + load.rows_written) * in.row_bytes();
   const double cached_bytes = std::min(bytes, cache_bytes);
-  return {1, crowding * num_ranks, crowding * load.pairs / 1e3, cached_bytes / 1e3,
-          (bytes - cached_bytes) / 1e3};
+  return {1,
+          crowding * num_ranks,
+          crowding * load.pairs / 1e3,
+          cached_bytes / 1e3,
+          (bytes - cached_bytes) / 1e3,
+          crowding * std::log2(in.num_scaleout_ranks),
+          crowding * load.net_rows() * in.row_bytes() / 1e3};
 }
 
 HostCosts costs_of(const std::vector<double>& coefficients, double cache_bytes, int num_cores) {
@@ -52,6 +57,8 @@ HostCosts costs_of(const std::vector<double>& coefficients, double cache_bytes, 
           .memory_gbs = rate(coefficients[4]),
           .cache_gbs = rate(coefficients[3]),
           .cache_bytes = cache_bytes,
+          .domains_us = coefficients[5],
+          .crossing_gbs = rate(coefficients[6]),
           .is_shared = true,
           .num_cores = num_cores};
 }
@@ -64,7 +71,7 @@ struct Fit {
 Fit fit_with_cache(const Half& half, double cache_bytes) {
   std::vector<Equation> equations;
   for (const Measurement* measured : half)
-    equations.push_back({features_of(*measured, cache_bytes), measured->median_us});
+    equations.push_back({features_of(*measured, cache_bytes), measured->least_us});
   const auto coefficients = fit_non_negative(equations, kNumFeatures);
   Fit fit{costs_of(coefficients, cache_bytes, half.front()->num_cores), 0};
   for (const auto& [features, target] : equations) {
@@ -87,8 +94,16 @@ HostCosts fit_costs(const Half& half) {
 
 double simulated_us(const Measurement& measured, const HostCosts& costs) {
   PlanInputs inputs = measured.inputs;
-  inputs.machine = {
-      .link_gbs = std::numeric_limits<double>::infinity(), .link_us = 0, .dispatch = costs, .combine = costs};
+  // What ranks do all share is among their costs.
+  constexpr double kInstantly = std::numeric_limits<double>::infinity();
+  inputs.machine = {.link_gbs = kInstantly,
+                    .net_gbs = kInstantly,
+                    .link_us = 0,
+                    .net_us = 0,
+                    .message_us = 0,
+                    .plays_domains = true,
+                    .dispatch = costs,
+                    .combine = costs};
   const SampledRouting routing = sample_routing(inputs, kSampledTokens);
   const Load load = sampled_load(inputs, routing, measured.variant);
   return simulate(inputs, routing, measured.variant, load.mean).total_us;

@@ -16,7 +16,7 @@ struct Checked {
   bool is_fitted = false;  ///< it helped to find the costs, so that it proves nothing
   double predicted_us = 0;
 
-  double relative_error() const { return predicted_us / measurement.median_us - 1; }
+  double relative_error() const { return predicted_us / measurement.least_us - 1; }
 };
 
 struct Calibration {

@@ -19,6 +19,8 @@ HostCosts costs_from(const nlohmann::json& json) {
           .memory_gbs = json.at("memory_gbs"),
           .cache_gbs = json.at("cache_gbs"),
           .cache_bytes = json.at("cache_bytes"),
+          .domains_us = json.at("domains_us"),
+          .crossing_gbs = json.at("crossing_gbs"),
           .is_shared = json.at("is_shared"),
           .num_cores = json.at("num_cores")};
 }
@@ -29,6 +31,7 @@ nlohmann::ordered_json json_of(const HostCosts& costs) {
   return {{"operation_us", costs.operation_us}, {"rank_us", costs.rank_us},
           {"pair_ns", costs.pair_ns},           {"memory_gbs", costs.memory_gbs},
           {"cache_gbs", costs.cache_gbs},       {"cache_bytes", costs.cache_bytes},
+          {"domains_us", costs.domains_us},     {"crossing_gbs", costs.crossing_gbs},
           {"is_shared", costs.is_shared},       {"num_cores", costs.num_cores}};
 }
 

@@ -19,7 +19,8 @@ using Json = nlohmann::json;
 bool can_calibrate(const Json& result) {
   const std::string op = result.at("op");
   const bool is_known = op == "dispatch" || op == "cached_dispatch" || op == "combine";
-  return is_known && result.at("device") == "cpu" && result.at("transport") == "shm" &&
+  return is_known && result.at("device") == "cpu" &&
+         (result.at("transport") == "shm" || result.at("transport") == "mpi") &&
          result.at("routing") == "uniform" && result.at("input") == "arena";
 }
 
@@ -41,21 +42,25 @@ DType type_named(const std::string& name) {
 }
 
 Measurement measurement_of(const Json& result, int num_cores) {
-  Measurement measured{.op = result.at("op"),
-                       .variant = {.do_expand = result.at("layout") == "expanded"},
-                       .inputs = {.num_scaleup_ranks = result.at("num_ranks"),
-                                  .num_experts = result.at("num_experts"),
-                                  .num_topk = result.at("num_topk"),
-                                  .num_tokens = result.at("num_tokens"),
-                                  .hidden = result.at("hidden"),
-                                  .dtype = type_named(result.at("dtype")),
-                                  .machine = {}},
-                       .num_cores = num_cores,
-                       .median_us = result.at("median_us")};
+  const int num_domains = result.value("num_domains", 1);
+  Measurement measured{
+      .op = result.at("op"),
+      .variant = {.do_expand = result.at("layout") == "expanded"},
+      .inputs = {.num_scaleout_ranks = num_domains,
+                 .num_scaleup_ranks = result.at("num_ranks").get<int>() / std::max(1, num_domains),
+                 .num_experts = result.at("num_experts"),
+                 .num_topk = result.at("num_topk"),
+                 .num_tokens = result.at("num_tokens"),
+                 .hidden = result.at("hidden"),
+                 .dtype = type_named(result.at("dtype")),
+                 .machine = {.plays_domains = true}},
+      .num_cores = num_cores,
+      .least_us = result.at("min_us")};
+  measured.variant.is_hybrid = num_domains > 1 && result.at("mode") == "hybrid";
   if (measured.op == "combine") measured.variant.operation = Operation::kCombine;
   const PlanInputs& in = measured.inputs;
-  if (in.num_ranks() < 1 || in.num_experts % in.num_ranks() != 0 || in.num_topk < 1 ||
-      in.num_topk > in.num_experts || in.num_tokens < 0 || !(measured.median_us > 0)) {
+  if (in.num_scaleout_ranks < 1 || in.num_scaleup_ranks < 1 || in.num_experts % in.num_ranks() != 0 ||
+      in.num_topk < 1 || in.num_topk > in.num_experts || in.num_tokens < 0 || !(measured.least_us > 0)) {
     throw std::invalid_argument(measured.name());
   }
   return measured;
@@ -77,8 +82,9 @@ void read_file(const std::string& file, std::map<std::string, std::vector<Measur
 }  // namespace
 
 std::string Measurement::name() const {
-  return fmt::format("{}, {}, {} ranks, {} tokens, hidden {}, {}, top-{} of {}", op, variant.layout_name(),
-                     inputs.num_ranks(), inputs.num_tokens, inputs.hidden, name_of(inputs.dtype),
+  return fmt::format("{}, {}, {}, {}x{} ranks, {} tokens, hidden {}, {}, top-{} of {}", op,
+                     variant.layout_name(), variant.mode_name(), inputs.num_scaleout_ranks,
+                     inputs.num_scaleup_ranks, inputs.num_tokens, inputs.hidden, name_of(inputs.dtype),
                      inputs.num_topk, inputs.num_experts);
 }
 
@@ -94,9 +100,7 @@ std::vector<Measurement> read_measurements(const std::vector<std::string>& files
   }
   std::vector<Measurement> measurements;
   for (auto& [name, repeated] : by_name) {
-    const auto middle = repeated.begin() + static_cast<std::ptrdiff_t>(repeated.size() / 2);
-    std::ranges::nth_element(repeated, middle, {}, &Measurement::median_us);
-    measurements.push_back(std::move(*middle));
+    measurements.push_back(*std::ranges::min_element(repeated, {}, &Measurement::least_us));
   }
   return measurements;
 }

@@ -22,7 +22,8 @@ MemoryNeed memory_of(const PlanInputs& inputs, bool do_expand) {
                       .num_experts = inputs.num_experts,
                       .expert_alignment = inputs.expert_alignment,
                       .do_expand = do_expand,
-                      .dtype = inputs.dtype});
+                      .dtype = inputs.dtype,
+                      .num_domains = inputs.num_scaleout_ranks});
 }
 
 NumSmsModel sms_of(const PlanInputs& inputs) {

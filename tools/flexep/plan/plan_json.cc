@@ -66,6 +66,7 @@ Json json_of_memory(const MemoryNeed& need) {
           {"expert_output_bytes", need.expert_output},
           {"combined_x_bytes", need.combined_x},
           {"combined_topk_weights_bytes", need.combined_topk_weights},
+          {"staging_bytes", need.staging},
           {"total_bytes", need.total_bytes()}};
 }
 

@@ -20,10 +20,10 @@ const HostCosts& costs_of(const PlanInputs& inputs, Operation operation) {
   return inputs.machine.dispatch;
 }
 
-/// Ranks of a domain for each core that they share.
+/// Ranks of a machine for each core that they share.
 double ranks_per_core(const PlanInputs& inputs, const HostCosts& costs) {
   if (costs.num_cores == 0) return 1;
-  return std::max(1.0, static_cast<double>(inputs.num_scaleup_ranks) / costs.num_cores);
+  return std::max(1.0, static_cast<double>(inputs.num_ranks_of_machine()) / costs.num_cores);
 }
 
 double travel_us(const PlanInputs& inputs, const Variant& variant) {
@@ -53,7 +53,7 @@ double bytes_on_link(const PlanInputs& inputs, Operation operation) {
 
 double memory_us(const PlanInputs& inputs, Operation operation, const RankLoad& load) {
   const HostCosts& costs = costs_of(inputs, operation);
-  const double num_sharing = costs.is_shared ? inputs.num_scaleup_ranks : 1;
+  const double num_sharing = costs.is_shared ? inputs.num_ranks_of_machine() : 1;
   const double num_bytes = num_sharing * (load.rows_read + load.rows_written) * inputs.row_bytes();
   const double cached_bytes = std::min(num_bytes, costs.cache_bytes);
   return (cached_bytes / costs.cache_gbs + (num_bytes - cached_bytes) / costs.memory_gbs) /
@@ -73,11 +73,13 @@ double exchange_us(const PlanInputs& inputs) {
   return us + num_steps * (machine.net_us + 2 * count_bytes / machine.net_gbs / kBytesPerMicrosecond);
 }
 
-double planning_us(const PlanInputs& inputs, Operation operation, double num_pairs) {
+double host_us(const PlanInputs& inputs, Operation operation, const RankLoad& load) {
   const HostCosts& costs = costs_of(inputs, operation);
-  const double crowding = ranks_per_core(inputs, costs);
-  return costs.operation_us +
-         crowding * (costs.rank_us * inputs.num_scaleup_ranks + costs.pair_ns * num_pairs / 1e3);
+  const double sent_bytes = load.net_rows() * inputs.row_bytes();
+  const double work_us = costs.rank_us * inputs.num_ranks_of_machine() + costs.pair_ns * load.pairs / 1e3 +
+                         costs.domains_us * std::log2(inputs.num_scaleout_ranks) +
+                         sent_bytes / costs.crossing_gbs / kBytesPerMicrosecond;
+  return costs.operation_us + ranks_per_core(inputs, costs) * work_us;
 }
 
 Prediction predict(const PlanInputs& inputs, const Variant& variant, const RankLoad& busiest) {
@@ -89,7 +91,7 @@ Prediction predict(const PlanInputs& inputs, const Variant& variant, const RankL
           .memory_us = memory_us(inputs, variant.operation, busiest),
           .exchange_us = kNumExchanges * exchange_us(inputs),
           .travel_us = travel_us(inputs, variant),
-          .host_us = planning_us(inputs, variant.operation, busiest.pairs)};
+          .host_us = host_us(inputs, variant.operation, busiest)};
 }
 
 }  // namespace flexep::tool

@@ -14,7 +14,7 @@ struct Prediction {
   double memory_us = 0;
   double exchange_us = 0;  ///< the two exchanges between ranks: agree, complete
   double travel_us = 0;    ///< of the last row; in hybrid mode with a chunk that waits to be forwarded
-  double host_us = 0;      ///< planning
+  double host_us = 0;      ///< planning, and messages
 
   /// What the bytes need at least: the slowest resource.
   double floor_us() const;
@@ -32,6 +32,7 @@ double bytes_on_link(const PlanInputs& inputs, Operation operation);
 double memory_us(const PlanInputs& inputs, Operation operation, const RankLoad& load);
 /// What each exchange of counts or of nothing takes.
 double exchange_us(const PlanInputs& inputs);
-double planning_us(const PlanInputs& inputs, Operation operation, double num_pairs);
+/// What the processor does beside moving rows in memory: planning, waiting for others, sending messages.
+double host_us(const PlanInputs& inputs, Operation operation, const RankLoad& load);
 
 }  // namespace flexep::tool

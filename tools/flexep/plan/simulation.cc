@@ -166,7 +166,7 @@ SimulatedOperation simulate(const PlanInputs& inputs, const SampledRouting& rout
                             const RankLoad& busiest) {
   RowsInFlight rows(inputs, routing, variant);
   rows.run();
-  const double around_us = 2 * exchange_us(inputs) + planning_us(inputs, variant.operation, busiest.pairs);
+  const double around_us = 2 * exchange_us(inputs) + host_us(inputs, variant.operation, busiest);
   SimulatedOperation result{.link_us = rows.link().busiest_us(),
                             .net_us = rows.net().busiest_us(),
                             .memory_us = memory_us(inputs, variant.operation, busiest)};

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
-#include "core/crossing_plan.h"
 #include "routing/output_layout.h"
 
 namespace flexep {
@@ -50,21 +48,17 @@ struct CombineFormat {
   /// Whether one row crosses for each token and partner, instead of one for each row of the partner's domain.
   bool is_row_per_token = true;
 
+  /// @param is_hybrid, allow_multiple_reduction  with both, every domain reduces a token's rows to one before
+  /// they cross (stage S).
+  static bool has_row_per_token(bool is_hybrid, bool do_expand, bool allow_multiple_reduction) {
+    return allow_multiple_reduction || (!is_hybrid && !do_expand);
+  }
+
   std::size_t weights_offset(int num_rows) const;
   /// Of a message of `num_rows` rows of `num_tokens` tokens: rows | weights [tokens, K].
   std::size_t message_bytes(int num_rows, int num_tokens) const;
 };
 /// @throws as plan_dispatch_waves.
 Waves plan_combine_waves(const CombineFormat& format, const WaveLimits& limits);
-
-/// A part of a wave: what one source's wave gives this rank to carry.
-struct CarriedWave {
-  int wave = 0;
-  std::size_t stream = 0;  ///< index in CrossingPlan::carried
-  int begin = 0;           ///< in its tokens
-  int end = 0;
-};
-/// In the order in which this rank takes them: by wave, then nearest source first.
-std::vector<CarriedWave> list_carried_waves(const std::vector<CarriedTokens>& carried, int num_tokens);
 
 }  // namespace flexep

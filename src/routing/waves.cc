@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "core/waves.h"
+#include "routing/waves.h"
 
 #include <algorithm>
 
@@ -11,10 +11,11 @@ namespace {
 
 // A message that takes a network longer than its latency, and of which a cache holds a few.
 constexpr std::size_t kTargetMessageBytes = 1 << 20;
-// A rank's own that are on their way. Between asking whether a long message may come and having the answer
-// the network carries others: 2.5 MB in the two milliseconds of 10 Gbit/s over a delay of one.
-constexpr std::size_t kTargetBytesUnderWay = 4 << 20;
-// One is packed, or summed, while the other one crosses.
+// What a network holds between asking whether a long message may come and having the answer, so that other
+// messages have to keep it busy meanwhile: 10 Gbit/s over a delay of a millisecond, there and back. More than
+// needed is no gain: MPI mixes messages that are under way together, so that all come late.
+constexpr std::size_t kBytesUnderWay = 2'500'000;
+// One is packed, or summed, while another one crosses.
 constexpr std::size_t kMinOwn = 2;
 
 // The most tokens whose waves fit, each of which takes `token_bytes` of all the room.
@@ -35,7 +36,7 @@ void add_waves(Waves& waves, int num_slots_per_wave, const WaveLimits& limits) {
   const std::size_t fitting = (limits.max_staging_bytes - waves.extra_bytes) / wave_bytes;
   const auto most =
       static_cast<std::size_t>(ceil_div(std::max(1, limits.num_max_tokens_per_rank), waves.num_tokens));
-  const std::size_t useful = ceil_div(kTargetBytesUnderWay, waves.own_bytes);
+  const std::size_t useful = 1 + ceil_div(kBytesUnderWay, waves.own_bytes);
   waves.num_own = static_cast<int>(std::max(kMinOwn, std::min({fitting, most, useful})));
   waves.num_slots = waves.num_own * num_slots_per_wave;
 }
@@ -91,21 +92,6 @@ Waves plan_combine_waves(const CombineFormat& format, const WaveLimits& limits) 
   waves.slot_bytes = num_tokens * slot_bytes;
   waves.extra_bytes = num_tokens * format.row_bytes;
   add_waves(waves, num_slots_per_wave, limits);
-  return waves;
-}
-
-std::vector<CarriedWave> list_carried_waves(const std::vector<CarriedTokens>& carried, int num_tokens) {
-  std::vector<CarriedWave> waves;
-  for (std::size_t stream = 0; stream < carried.size(); ++stream) {
-    const auto& tokens = carried[stream].tokens;
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const int wave = tokens[i] / num_tokens;
-      if (i == 0 || waves.back().wave != wave)
-        waves.push_back({wave, stream, static_cast<int>(i), static_cast<int>(i)});
-      ++waves.back().end;
-    }
-  }
-  std::ranges::stable_sort(waves, std::less(), &CarriedWave::wave);
   return waves;
 }
 
