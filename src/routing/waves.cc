@@ -10,11 +10,12 @@ namespace flexep {
 namespace {
 
 // A message that takes a network longer than its latency, and of which a cache holds a few.
-constexpr std::size_t kTargetMessageBytes = 1 << 20;
-// What a network holds between asking whether a long message may come and having the answer, so that other
-// messages have to keep it busy meanwhile: 10 Gbit/s over a delay of a millisecond, there and back. More than
-// needed is no gain: MPI mixes messages that are under way together, so that all come late.
-constexpr std::size_t kBytesUnderWay = 2'500'000;
+constexpr std::size_t kTargetMessageBytes = 768 << 10;
+// A rank's own that are under way, the one that is packed, or summed, among them. Between asking whether a
+// long message may come and having the answer others keep the network busy: 2.5 MB in the two milliseconds of
+// 10 Gbit/s over a delay of one. More is no gain: MPI mixes messages that are under way together, so that all
+// come late.
+constexpr std::size_t kBytesUnderWay = 3'200'000;
 // One is packed, or summed, while another one crosses.
 constexpr std::size_t kMinOwn = 2;
 
@@ -36,7 +37,7 @@ void add_waves(Waves& waves, int num_slots_per_wave, const WaveLimits& limits) {
   const std::size_t fitting = (limits.max_staging_bytes - waves.extra_bytes) / wave_bytes;
   const auto most =
       static_cast<std::size_t>(ceil_div(std::max(1, limits.num_max_tokens_per_rank), waves.num_tokens));
-  const std::size_t useful = 1 + ceil_div(kBytesUnderWay, waves.own_bytes);
+  const std::size_t useful = ceil_div(kBytesUnderWay, waves.own_bytes);
   waves.num_own = static_cast<int>(std::max(kMinOwn, std::min({fitting, most, useful})));
   waves.num_slots = waves.num_own * num_slots_per_wave;
 }

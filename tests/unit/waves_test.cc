@@ -35,8 +35,8 @@ TEST(WavesTest, StayWithinTheirRoomHoweverManyPartnersThereAre) {
 
 TEST(WavesTest, MessagesAreLargeWhereThereIsRoom) {
   const Waves waves = plan_dispatch_waves(kRows, limits(64 << 20, 1));
-  EXPECT_GE(waves.slot_bytes, 1'000'000u);
-  EXPECT_LE(waves.slot_bytes, 1u << 20);
+  EXPECT_GE(waves.slot_bytes, 750'000u);
+  EXPECT_LE(waves.slot_bytes, 768u << 10);
 }
 
 TEST(WavesTest, AsMuchIsUnderWayAsALongCableHolds) {
