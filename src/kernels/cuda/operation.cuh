@@ -164,7 +164,8 @@ __device__ void publish_to_all(const Peers& peers, std::uint64_t value, SignalOf
   __syncthreads();
   for (int i = thread_in_block(); i < peers.num_ranks; i += kNumThreads) {
     const int to = (peers.rank + 1 + i) % peers.num_ranks;
-    publish(reinterpret_cast<std::uint64_t*>(peers.mailboxes[to] + signal_of(peers.rank)), value);
+    auto* word = reinterpret_cast<std::uint64_t*>(peers.mailboxes[to] + signal_of(peers.rank));
+    peers.share_one_memory() ? publish_on_gpu(word, value) : publish(word, value);
   }
 }
 

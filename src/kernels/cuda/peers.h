@@ -57,6 +57,9 @@ struct Peers {
   DeviceState* state = nullptr;
   /// The longest that a kernel waits for other ranks, at each of its waits.
   std::uint64_t timeout_ns = 0;
+
+  /// Whether all ranks run on one GPU.
+  constexpr bool share_one_memory() const { return is_across_link == nullptr; }
 };
 
 }  // namespace flexep::cuda

