@@ -11,6 +11,7 @@ namespace flexep::cuda {
 __device__ __forceinline__ void agree_on_num_max_tokens(DispatchBlock& dispatch, const Messages& messages) {
   if (thread_in_block() == 0) dispatch.memory.num_max_tokens_per_rank = 0;
   __syncthreads();
+#pragma unroll 1
   for (int r = thread_in_block(); r < dispatch.launch.peers.num_ranks; r += kNumThreads) {
     const std::int32_t num_max_tokens = messages.header(r).num_max_tokens_per_rank;
     atomicMax(&dispatch.memory.num_max_tokens_per_rank, num_max_tokens);
@@ -77,6 +78,7 @@ __device__ __forceinline__ bool drop_pairs(DispatchBlock& dispatch) {
   place_tokens(dispatch.topk_idx, dispatch.tokens, dispatch.masks, dispatch.plan.next, dispatch.places());
   const std::int32_t* place = do_expand ? dispatch.places().rows : dispatch.places().token_slots;
   const std::int64_t end = dispatch.topk_idx.first_pair(dispatch.tokens.end);
+#pragma unroll 1
   for (std::int64_t i = dispatch.topk_idx.first_pair(dispatch.tokens.begin) + thread_in_block(); i < end;
        i += kNumThreads) {
     const std::int64_t id = dispatch.topk_idx.at(i);
@@ -98,11 +100,13 @@ __device__ __forceinline__ void judge_handle(DispatchBlock& dispatch) {
   if (judgement.settle() != Verdict::kGo) return;
   find_regions(dispatch.launch.peers, messages, dispatch.plan);
   const auto* sizes = dispatch.kept<ReceiveSize>(dispatch.launch.plan_layout.layout_sizes());
+#pragma unroll 1
   for (int r = thread_in_block(); r < dispatch.launch.peers.num_ranks; r += kNumThreads)
     dispatch.plan.sizes[r] = sizes[r];
   const auto* starts = dispatch.kept<std::int32_t>(dispatch.launch.plan_layout.expert_start_rows());
   const auto* counts = dispatch.kept<std::int32_t>(dispatch.launch.plan_layout.num_recv_tokens_per_expert());
   const auto* dropped = dispatch.kept<std::int32_t>(dispatch.launch.plan_layout.num_dropped_tokens());
+#pragma unroll 1
   for (int i = thread_in_block(); i < dispatch.topk_idx.num_local_experts; i += kNumThreads) {
     dispatch.plan.starts[i] = starts[i];
     dispatch.plan.totals[dispatch.first_own_column() + i] = counts[i];
@@ -127,11 +131,12 @@ __device__ __forceinline__ bool count_and_agree(DispatchBlock& dispatch) {
   dispatch.num_tokens = launch.device_num_tokens == nullptr ? launch.num_tokens : *launch.device_num_tokens;
   const bool has_room = dispatch.num_tokens >= 0 && dispatch.num_tokens <= launch.plan_layout.max_tokens;
   dispatch.tokens = tokens_of_block(has_room ? dispatch.num_tokens : 0, block());
-  if (!count_and_hear(dispatch, has_room)) return false;
-  if (judge_counts(dispatch) &&
-      exceeds_limits(launch.peers, dispatch.messages(), dispatch.plan, launch.format.do_expand)) {
-    if (!drop_pairs(dispatch) || !count_and_hear(dispatch, has_room)) return false;
-    judge_counts(dispatch);
+  while (true) {
+    if (!count_and_hear(dispatch, has_room)) return false;
+    if (!judge_counts(dispatch) || dispatch.has_dropped ||
+        !exceeds_limits(launch.peers, dispatch.messages(), dispatch.plan, launch.format.do_expand))
+      break;
+    if (!drop_pairs(dispatch)) return false;
   }
   place_outputs(dispatch);
   return settle(dispatch);

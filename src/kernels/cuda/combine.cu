@@ -142,6 +142,7 @@ class Combine {
 
   __device__ void find_sources(const Messages& messages) {
     const auto* sizes = kept<ReceiveSize>(launch_.plan_layout.layout_sizes());
+#pragma unroll 1
     for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads) {
       const ExchangeHeader& header = messages.header(r);
       const bool has_sums = is_across_link(r) && header.summed_x.segment >= 0;
@@ -170,6 +171,7 @@ class Combine {
       return report_failed_verdict(operation_, messages, memory_.exchange.judgement);
     OperationResult& result = *launch_.reports.result;
     auto* is_per_token = array_of<std::int32_t>(result, launch_.reports.layout.is_per_token());
+#pragma unroll 1
     for (int r = thread_in_block(); r < launch_.peers.num_ranks; r += kNumThreads)
       is_per_token[r] = arrays_.sources[r].sends_one_row_per_token();
     if (thread_in_block() == 0) report_go(result);
@@ -246,7 +248,9 @@ class Combine {
     return false;
   }
 
-  __device__ TermList list() const { return arrays_.list_of_warp(launch_.plan_layout.num_topk); }
+  __device__ TermList list() const {
+    return arrays_.list_of_warp(launch_.plan_layout.num_topk);
+  }
   template <typename P>
   __device__ const P* kept(std::size_t offset) const {
     return reinterpret_cast<const P*>(launch_.plan + offset);

@@ -40,6 +40,7 @@ __device__ __forceinline__ std::int32_t count_of_blocks(DispatchBlock& dispatch,
 
 /// Of all blocks. Collective over the block.
 __device__ __forceinline__ void find_first_bad_pair(DispatchBlock& dispatch) {
+#pragma unroll 1
   for (int b = thread_in_block(); b < num_blocks(); b += kNumThreads)
     atomicMin(&dispatch.memory.bad_pair, dispatch.workspace.bad_pairs[b]);
   __syncthreads();

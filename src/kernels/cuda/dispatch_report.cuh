@@ -14,6 +14,7 @@ __device__ __forceinline__ std::int32_t sent_pairs(DispatchBlock& dispatch, cons
   const std::int32_t* counts =
       messages.counts(dispatch.launch.peers.rank) + dispatch.topk_idx.column_of_expert(rank * num_local);
   std::int32_t sum = 0;
+#pragma unroll 1
   for (int i = lane_in_warp(); i < num_local; i += kWarpSize) sum += counts[i];
   return __reduce_add_sync(0xFFFFFFFFu, sum);
 }
@@ -27,6 +28,7 @@ __device__ __forceinline__ void report_counts(DispatchBlock& dispatch, Operation
   auto* sizes = array_of<ReceiveSize>(result, layout.receive_sizes());
   auto* received = array_of<std::int32_t>(result, layout.recv_tokens_per_rank());
   auto* sent = array_of<std::int32_t>(result, layout.sent_tokens_per_rank());
+#pragma unroll 1
   for (int r = crew.thread; r < dispatch.launch.peers.num_ranks; r += crew.num_threads) {
     sizes[r] = dispatch.plan.sizes[r];
     received[r] = messages.counts(r)[rank];
@@ -34,12 +36,14 @@ __device__ __forceinline__ void report_counts(DispatchBlock& dispatch, Operation
   }
   auto* per_expert = array_of<std::int32_t>(result, layout.recv_tokens_per_expert());
   auto* dropped = array_of<std::int32_t>(result, layout.dropped_tokens());
+#pragma unroll 1
   for (int i = crew.thread; i < num_local; i += crew.num_threads) {
     const std::int32_t count = dispatch.plan.totals[dispatch.first_own_column() + i];
     per_expert[i] = count;
     dropped[i] = dispatch.plan.routed[i] - count;
   }
   auto* rows = array_of<std::int32_t>(result, layout.sent_rows_per_rank());
+#pragma unroll 1
   for (int r = crew.warp(); r < dispatch.launch.peers.num_ranks; r += crew.num_warps()) {
     const std::int32_t num_rows =
         dispatch.launch.format.do_expand ? sent_pairs(dispatch, messages, r) : messages.counts(rank)[r];
@@ -57,6 +61,7 @@ __device__ __forceinline__ void conclude_failure(DispatchBlock& dispatch, Verdic
 __device__ __forceinline__ void keep_psum_of_ranks(DispatchBlock& dispatch, const Messages& messages) {
   auto* psum = dispatch.kept<std::int32_t>(dispatch.launch.plan_layout.psum_num_recv_tokens_per_rank());
   std::int64_t before = 0;
+#pragma unroll 1
   for (int first = 0; first < dispatch.launch.peers.num_ranks; first += kWarpSize) {
     const int r = first + lane_in_warp();
     const bool exists = r < dispatch.launch.peers.num_ranks;
@@ -70,6 +75,7 @@ __device__ __forceinline__ void keep_psum_of_ranks(DispatchBlock& dispatch, cons
 __device__ __forceinline__ void keep_plan(DispatchBlock& dispatch, const Crew& crew) {
   const Messages messages = dispatch.messages();
   auto* sizes = dispatch.kept<ReceiveSize>(dispatch.launch.plan_layout.layout_sizes());
+#pragma unroll 1
   for (int r = crew.thread; r < dispatch.launch.peers.num_ranks; r += crew.num_threads)
     sizes[r] = dispatch.plan.sizes[r];
   if (crew.warp() == 0) keep_psum_of_ranks(dispatch, messages);
@@ -85,6 +91,7 @@ __device__ __forceinline__ void keep_plan(DispatchBlock& dispatch, const Crew& c
 __device__ __forceinline__ void add_stats(DispatchBlock& dispatch, const Crew& crew) {
   std::int32_t* stats = dispatch.launch.cumulative_local_expert_recv_stats;
   if (stats == nullptr) return;
+#pragma unroll 1
   for (int i = crew.thread; i < dispatch.topk_idx.num_local_experts; i += crew.num_threads)
     stats[i] += dispatch.plan.routed[i];
 }

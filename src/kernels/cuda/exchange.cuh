@@ -102,6 +102,7 @@ __device__ inline void take_header(ExchangeMemory& memory, const ExchangeHeader&
   constexpr int kWords = sizeof(ExchangeHeader) / sizeof(std::uint64_t);
   const auto* from = reinterpret_cast<const std::uint64_t*>(&header);
   auto* to = reinterpret_cast<std::uint64_t*>(memory.header_bytes);
+#pragma unroll 1
   for (int i = thread_in_block(); i < kWords; i += kNumThreads) to[i] = from[i];
   __syncthreads();
 }
@@ -124,6 +125,7 @@ __device__ void send_message(const Operation& operation, ExchangeHeader& header,
   __syncthreads();
   const std::size_t slot = peers.mailbox.slot(peers.rank, operation.exchange);
   const auto* header_words = reinterpret_cast<const std::uint32_t*>(&header);
+#pragma unroll 1
   for (int i = thread_in_block(); i < kHeaderWords + num_words; i += kNumThreads) {
     const MessageWord word{
         i < kHeaderWords ? header_words[i] : static_cast<std::uint32_t>(word_at(i - kHeaderWords)),
@@ -139,6 +141,7 @@ __device__ void send_message(const Operation& operation, ExchangeHeader& header,
 __device__ inline bool await_headers(const Peers& peers, const Messages& messages, MissingRanks& missing,
                                      const Deadline& deadline) {
   bool is_missing = false;
+#pragma unroll 1
   for (int i = thread_in_block(); i < peers.num_ranks * kHeaderWords; i += kNumThreads) {
     const int rank = i / kHeaderWords;
     const int at = i % kHeaderWords;
@@ -158,6 +161,7 @@ __device__ inline bool await_counts(const Peers& peers, const Messages& messages
                                     MissingRanks& missing, const Deadline& deadline) {
   constexpr int kInFlight = 8;
   bool is_missing = false;
+#pragma unroll 1
   for (int i = thread_in_block(); i < num_words; i += kNumThreads) {
     for (int first = 0; first < peers.num_ranks; first += kInFlight) {
       MessageWord words[kInFlight];
@@ -195,6 +199,7 @@ __device__ inline bool await_messages(const Operation& operation, ExchangeMemory
 __device__ inline void compare_headers(const Peers& peers, const Messages& messages, Judgement& judgement) {
   constexpr int kNumFields = ExchangeHeader::kNumFields;
   const ExchangeHeader& first = messages.header(0);
+#pragma unroll 1
   for (int i = thread_in_block(); i < peers.num_ranks * (kNumFields + 1); i += kNumThreads) {
     const int rank = i / (kNumFields + 1);
     const int field = i % (kNumFields + 1);

@@ -13,6 +13,7 @@ __device__ __forceinline__ void keep_ids(DispatchBlock& dispatch, const Crew& cr
       dispatch.launch.kept_topk_idx == dispatch.topk_idx.ids)
     return;
   const std::int64_t end = dispatch.topk_idx.first_pair(dispatch.tokens.end);
+#pragma unroll 1
   for (std::int64_t i = dispatch.topk_idx.first_pair(dispatch.tokens.begin) + crew.thread; i < end;
        i += crew.num_threads)
     store_id(static_cast<std::byte*>(dispatch.launch.kept_topk_idx), i, dispatch.topk_idx.idx_bytes,

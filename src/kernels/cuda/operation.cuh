@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What every kernel of an operation begins and ends with, and how its blocks and its rank wait.
+//
+// A small batch runs most instructions once, and to fetch them takes more of its time than to run them: so
+// loops over ranks, experts and columns, which take a block one or two rounds, are not unrolled, here and in
+// the phases.
 #pragma once
 
 #include "kernels/cuda/operation_result.h"
@@ -59,10 +63,13 @@ struct MissingRanks {
 
   /// Collective over the block.
   __device__ void clear() {
+#pragma unroll 1
     for (int i = thread_in_block(); i < OperationResult::kMaxRanks / 64; i += kNumThreads) words[i] = 0;
     __syncthreads();
   }
-  __device__ void add(int rank) { atomicOr(&words[rank / 64], 1ull << (rank % 64)); }
+  __device__ void add(int rank) {
+    atomicOr(&words[rank / 64], 1ull << (rank % 64));
+  }
 };
 
 /// The running operation, as one block sees it. Its members are collective over the block.
@@ -146,6 +153,7 @@ __device__ bool await_all(const Peers& peers, std::uint64_t value, MissingRanks&
   const Deadline deadline(peers.timeout_ns);
   const std::byte* mailbox = peers.mailboxes[peers.rank];
   bool is_missing = false;
+#pragma unroll 1
   for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads) {
     const auto* word = reinterpret_cast<const std::uint64_t*>(mailbox + signal_of(r));
     bool has_come = has_arrived(word, value);
@@ -162,10 +170,15 @@ __device__ bool await_all(const Peers& peers, std::uint64_t value, MissingRanks&
 template <typename SignalOf>
 __device__ void publish_to_all(const Peers& peers, std::uint64_t value, SignalOf signal_of) {
   __syncthreads();
+#pragma unroll 1
   for (int i = thread_in_block(); i < peers.num_ranks; i += kNumThreads) {
     const int to = (peers.rank + 1 + i) % peers.num_ranks;
     auto* word = reinterpret_cast<std::uint64_t*>(peers.mailboxes[to] + signal_of(peers.rank));
-    peers.share_one_memory() ? publish_on_gpu(word, value) : publish(word, value);
+    if (peers.share_one_memory()) {
+      publish_on_gpu(word, value);
+    } else {
+      publish(word, value);
+    }
   }
 }
 

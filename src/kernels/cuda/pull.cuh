@@ -72,9 +72,11 @@ struct PullJob {
 
 /// [K], the last column of each column's owner: by which groups are ordered.
 __device__ inline void find_last_columns(const PullJob& job, int token, std::int32_t* last_column) {
+#pragma unroll 1
   for (int k = lane_in_warp(); k < job.num_topk; k += kWarpSize) {
     const int owner = job.owner(job.pair(token, k));
     int last = owner < 0 ? -1 : k;
+#pragma unroll 1
     for (int j = k + 1; owner >= 0 && j < job.num_topk; ++j) {
       if (job.owner(job.pair(token, j)) == owner) last = j;
     }
@@ -88,6 +90,7 @@ __device__ inline void find_last_columns(const PullJob& job, int token, std::int
 __device__ inline int position_in_groups(const PullJob& job, int token, int column,
                                          const std::int32_t* last_column) {
   int position = 0;
+#pragma unroll 1
   for (int j = 0; j < job.num_topk; ++j) {
     if (last_column[j] < 0 || !job.has_row(job.pair(token, j))) continue;
     const bool is_before =
@@ -110,6 +113,7 @@ __device__ inline int list_terms(const PullJob& job, int token, const TermList& 
   if (job.has_groups()) find_last_columns(job, token, list.last_column);
   in_groups = false;
   const int first = num_terms;
+#pragma unroll 1
   for (int begin = 0; begin < job.num_topk; begin += kWarpSize) {
     const int k = begin + lane_in_warp();
     const std::int64_t pair = job.pair(token, k);
@@ -171,6 +175,7 @@ class PulledTokens {
 /// Each column's weight comes from the column's owner; 0 where there is none. Threads take pairs in turn.
 __device__ inline void gather_weights(const PullJob& job, int num_tokens, int thread, int num_threads) {
   const std::int64_t num_pairs = static_cast<std::int64_t>(num_tokens) * job.num_topk;
+#pragma unroll 1
   for (std::int64_t pair = thread; pair < num_pairs; pair += num_threads) {
     const int owner = job.owner(pair);
     const std::int64_t index =

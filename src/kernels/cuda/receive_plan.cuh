@@ -59,6 +59,7 @@ constexpr std::int64_t kMaxRows = 0x7FFFFFFF;
 template <typename CountBefore>
 __device__ void sum_counts(const Peers& peers, const Messages& messages, const TopkIdx& topk_idx,
                            const ReceivePlan& plan, Judgement& judgement, CountBefore count_before) {
+#pragma unroll 1
   for (int c = thread_in_block(); c < topk_idx.num_columns(); c += kNumThreads) {
     std::int64_t total = 0;
     std::int64_t before = 0;
@@ -89,8 +90,10 @@ template <typename Start>
 __device__ void start_experts(const TopkIdx& topk_idx, int expert_alignment, const ReceivePlan& plan,
                               Judgement& judgement, Start start) {
   const int num_local = topk_idx.num_local_experts;
+#pragma unroll 1
   for (int rank = warp_in_block(); rank < topk_idx.num_ranks; rank += kNumWarps) {
     std::int64_t next_start = 0;
+#pragma unroll 1
     for (int i = 0; i < num_local; i += kWarpSize) {
       const int local = i + lane_in_warp();
       const int expert = rank * num_local + local;
@@ -112,6 +115,7 @@ __device__ void start_experts(const TopkIdx& topk_idx, int expert_alignment, con
 __device__ inline bool exceeds_limits(const Peers& peers, const Messages& messages, const ReceivePlan& plan,
                                       bool do_expand) {
   bool exceeds = false;
+#pragma unroll 1
   for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads) {
     const std::int32_t limit = messages.header(r).max_recv_tokens;
     exceeds = exceeds || (limit > 0 && plan.sizes[r].num_rows(do_expand) > limit);
@@ -146,6 +150,7 @@ __device__ inline void find_quotas(const Peers& peers, const Messages& messages,
                                    const OutputFormat& format, int expert_alignment,
                                    const ReceivePlan& plan) {
   const int num_local = topk_idx.num_local_experts;
+#pragma unroll 1
   for (int r = warp_in_block(); r < peers.num_ranks; r += kNumWarps) {
     const std::int32_t limit = messages.header(r).max_recv_tokens;
     std::int32_t quota = static_cast<std::int32_t>(kMaxRows);
@@ -178,6 +183,7 @@ __device__ inline PushTarget target_in(const OutputLayout& layout, std::byte* re
 
 /// Where each rank's output begins, for this rank.
 __device__ inline void find_regions(const Peers& peers, const Messages& messages, const ReceivePlan& plan) {
+#pragma unroll 1
   for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads)
     plan.targets[r].x = resolve(peers, r, messages.header(r).region);
 }
@@ -185,6 +191,7 @@ __device__ inline void find_regions(const Peers& peers, const Messages& messages
 /// Do all outputs fit their regions, and where do their parts lie? Follows find_regions().
 __device__ inline void find_targets(const Peers& peers, const Messages& messages, const OutputFormat& format,
                                     const ReceivePlan& plan, Judgement& judgement) {
+#pragma unroll 1
   for (int r = thread_in_block(); r < peers.num_ranks; r += kNumThreads) {
     const ExchangeHeader& header = messages.header(r);
     const ReceiveSize size = layout_size(header, plan.sizes[r]);

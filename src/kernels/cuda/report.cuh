@@ -26,6 +26,7 @@ __device__ T* array_of(OperationResult& result, std::size_t offset) {
 
 __device__ inline void copy_words(void* to, const void* from, std::size_t num_bytes) {
   const auto num_words = static_cast<int>(num_bytes / sizeof(std::uint32_t));
+#pragma unroll 1
   for (int i = thread_in_block(); i < num_words; i += kNumThreads)
     static_cast<std::uint32_t*>(to)[i] = static_cast<const std::uint32_t*>(from)[i];
 }
@@ -45,6 +46,7 @@ __device__ inline void report_headers(const Operation& operation, const Messages
                                       OperationResult& result) {
   const ResultLayout& layout = operation.reports.layout;
   auto* headers = array_of<ExchangeHeader>(result, layout.headers());
+#pragma unroll 1
   for (int r = 0; r < operation.peers.num_ranks; ++r)
     copy_words(headers + r, &messages.header(r), sizeof(ExchangeHeader));
   if (refused_rank < 0) return;
@@ -52,6 +54,7 @@ __device__ inline void report_headers(const Operation& operation, const Messages
                             static_cast<int>(MailboxLayout::kMaxTextBytes / sizeof(std::uint32_t)));
   const Deadline deadline(operation.peers.timeout_ns);
   auto* text = array_of<std::uint32_t>(result, layout.text());
+#pragma unroll 1
   for (int i = thread_in_block(); i < num_words; i += kNumThreads) {
     MessageWord word = load_word(messages.incoming(refused_rank, kHeaderWords + i));
     text[i] = messages.await(refused_rank, kHeaderWords + i, word, deadline) ? word.value : 0;

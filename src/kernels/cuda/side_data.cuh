@@ -42,6 +42,7 @@ __device__ inline void push_compact_pairs(const SideData& side, int token, int o
   const PushTarget& target = side.job.targets[owner];
   const OutputFormat& format = side.launch.format;
   const std::int64_t first_expert = static_cast<std::int64_t>(owner) * side.topk_idx.num_local_experts;
+#pragma unroll 1
   for (int k = lane_in_warp(); k < side.job.num_topk; k += kWarpSize) {
     const std::int64_t pair = side.job.pair(token, k);
     const std::int64_t index = slot * side.job.num_topk + k;
@@ -60,6 +61,7 @@ __device__ inline void push_metadata(const SideData& side, int token, int last_c
   std::int32_t* row = side.job.targets[owner].metadata + slot * (num_topk + 2);
   if (lane_in_warp() == 0) row[0] = rank * side.num_max_tokens_per_rank + token;
   if (lane_in_warp() == 1) row[1] = rank * num_topk + last_column;
+#pragma unroll 1
   for (int k = lane_in_warp(); k < num_topk; k += kWarpSize) {
     const std::int64_t pair = side.job.pair(token, k);
     row[2 + k] = side.job.do_expand && side.owner(pair) == owner ? side.job.rows[pair] : -1;
@@ -70,6 +72,7 @@ __device__ inline void push_scales(const SideData& side, int token, const PushTa
                                    std::int64_t row) {
   const std::uint32_t* from = side.launch.sf + token * side.launch.sf_row_stride;
   std::uint32_t* to = target.sf + row * target.sf_row_stride;
+#pragma unroll 1
   for (int pack = lane_in_warp(); pack < side.launch.format.num_sf_packs; pack += kWarpSize)
     to[pack * target.sf_pack_stride] = from[pack * side.launch.sf_pack_stride];
 }
@@ -97,6 +100,7 @@ __device__ inline void push_side_data_of(const SideData& side, int token, int co
 __device__ inline void push_side_data(const SideData& side, int worker, int num_workers) {
   const int num_topk = side.job.num_topk;
   const int num_pairs = (side.tokens.end - side.tokens.begin) * num_topk;
+#pragma unroll 1
   for (int i = worker; i < num_pairs; i += num_workers)
     push_side_data_of(side, side.tokens.begin + i / num_topk, i % num_topk);
 }
@@ -109,6 +113,7 @@ __device__ inline void zero_row(const DispatchLaunch& launch, const PushTarget& 
   if (own.topk_weights != nullptr && lane_in_warp() == 0)
     store_weight(own.topk_weights, row, launch.format.weight_bytes, nullptr);
   if (own.sf == nullptr) return;
+#pragma unroll 1
   for (int pack = lane_in_warp(); pack < launch.format.num_sf_packs; pack += kWarpSize)
     own.sf[row * own.sf_row_stride + pack * own.sf_pack_stride] = 0;
 }
@@ -121,9 +126,11 @@ __device__ inline void zero_gaps(const DispatchLaunch& launch, const PushTarget&
                                  int num_workers) {
   const int num_local_experts = launch.num_experts / launch.peers.num_ranks;
   std::int64_t first_gap = 0;  // number of the expert's first gap row among all
+#pragma unroll 1
   for (int i = 0; i < num_local_experts; ++i) {
     const int num_gaps = align_up(counts[i], launch.expert_alignment) - counts[i];
     const auto skipped = static_cast<int>((num_workers - first_gap % num_workers + worker) % num_workers);
+#pragma unroll 1
     for (int gap = skipped; gap < num_gaps; gap += num_workers)
       zero_row(launch, own, static_cast<std::int64_t>(starts[i]) + counts[i] + gap);
     first_gap += num_gaps;

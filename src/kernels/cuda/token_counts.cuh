@@ -84,6 +84,7 @@ __device__ void for_each_pair(const TopkIdx& topk_idx, const WarpTokens& tokens,
   constexpr int kInFlight = 4;
   const std::int64_t first = topk_idx.first_pair(tokens.begin);
   const int num_pairs = tokens.num_tokens * topk_idx.num_topk;
+#pragma unroll 1
   for (int begin = lane_in_warp(); begin < num_pairs; begin += kInFlight * kWarpSize) {
     std::int64_t ids[kInFlight];
 #pragma unroll
@@ -153,6 +154,7 @@ __device__ void for_each_round(const TopkIdx& topk_idx, const TokenRange& tokens
       const WarpTokens own{begin + before, max(0, min(num_tokens - before, per_warp))};
       if (own.num_tokens > 0 && !are_marked) {
         std::uint32_t* mask = masks.words + static_cast<std::size_t>(warp_in_block()) * masks.num_columns;
+#pragma unroll 1
         for (int c = lane_in_warp(); c < masks.num_columns; c += kWarpSize) mask[c] = 0;
         __syncwarp();
         mark_tokens(topk_idx, own, strip, mask, bad);
@@ -172,11 +174,13 @@ __device__ void for_each_round(const TopkIdx& topk_idx, const TokenRange& tokens
 __device__ inline unsigned long long count_tokens(const TopkIdx& topk_idx, const TokenRange& tokens,
                                                   const Masks& masks, std::int32_t* counts) {
   if (tokens.begin == tokens.end) {
+#pragma unroll 1
     for (int c = thread_in_block(); c < topk_idx.num_columns(); c += kNumThreads) counts[c] = 0;
   }
   unsigned long long bad = kNoBadPair;
   for_each_round(topk_idx, tokens, masks, false, bad, [&](const Round& round) {
     const int first = round.strip.first;
+#pragma unroll 1
     for (int c = thread_in_block(); c < round.strip.last - first; c += kNumThreads) {
       int count = 0;
       for (int w = 0; w < round.num_warps; ++w) count += __popc(masks.words[w * masks.num_columns + c]);
@@ -212,6 +216,7 @@ constexpr unsigned long long kBadWeight = 1ull << 62;
 __device__ inline unsigned long long find_bad_weight(const TopkIdx& topk_idx, const TokenRange& tokens,
                                                      const TopkWeights& weights) {
   const std::int64_t end = topk_idx.first_pair(tokens.end);
+#pragma unroll 1
   for (std::int64_t pair = topk_idx.first_pair(tokens.begin) + thread_in_block(); pair < end;
        pair += kNumThreads) {
     if (topk_idx.at(pair) >= 0 && !weights.is_finite(pair))
@@ -274,6 +279,7 @@ __device__ inline void place_tokens(const TopkIdx& topk_idx, const TokenRange& t
   const bool are_marked = masks.hold_all(topk_idx, tokens);
   for_each_round(topk_idx, tokens, masks, are_marked, no_bad_pair, [&](const Round& round) {
     const int first = round.strip.first;
+#pragma unroll 1
     for (int c = thread_in_block(); c < round.strip.last - first; c += kNumThreads) {
       std::int32_t num_before = next[first + c];
       for (int w = 0; w < round.num_warps; ++w) {
