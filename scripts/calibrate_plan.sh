@@ -9,7 +9,7 @@
 set -euo pipefail
 folder="${1:?usage: scripts/calibrate_plan.sh FOLDER [flexep [rounds]]}"
 flexep="${2:-build/release/tools/flexep/flexep}"
-rounds="${3:-2}"
+rounds="${3:-3}"
 mkdir -p "$folder"
 
 # measure NAME OPTION...
