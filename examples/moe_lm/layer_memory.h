@@ -13,6 +13,10 @@ namespace moe_lm {
 /// gets, and, for ranks that are threads, that kernels are loaded before the first one runs.
 std::string why_no_gpu(bool ranks_are_threads);
 
+/// The GPU of a rank, which the calling thread uses from now on: ranks take turns with those that the process
+/// sees. Where launchers show each process one GPU, that one.
+flexep::Device use_gpu_of(int rank);
+
 flexep::Tensor to_layer(const flexep::Tensor& tensor, flexep::Device device);
 flexep::Tensor to_host(const flexep::Tensor& tensor);
 /// Into a tensor of the layer, of the same shape.

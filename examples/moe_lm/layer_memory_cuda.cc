@@ -4,11 +4,19 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
+#include <stdexcept>
 
 #include "flexep/cuda.h"
 #include "moe_lm/layer_memory.h"
 
 namespace moe_lm {
+namespace {
+
+void require(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+}
+
+}  // namespace
 
 std::string why_no_gpu(bool ranks_are_threads) {
   // Each of a thread's streams needs a queue of its own; processes share the GPU's under MPS.
@@ -19,6 +27,14 @@ std::string why_no_gpu(bool ranks_are_threads) {
   const cudaError_t error = cudaGetDeviceCount(&num_devices);
   if (error != cudaSuccess) return cudaGetErrorString(error);
   return num_devices > 0 ? "" : "this machine has no GPU";
+}
+
+flexep::Device use_gpu_of(int rank) {
+  int num_devices = 0;
+  require(cudaGetDeviceCount(&num_devices));
+  const int index = rank % num_devices;
+  require(cudaSetDevice(index));
+  return flexep::Device::cuda(index);
 }
 
 flexep::Tensor to_layer(const flexep::Tensor& tensor, flexep::Device device) {

@@ -43,7 +43,7 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::IsMember({"shm", "in_process"}));
   app.add_option(
          "--device", options.device,
-         "Where the MoE layers compute: cpu, or cuda, the first GPU, which all ranks share; the rest of the "
+         "Where the MoE layers compute: cpu, or cuda: ranks take turns with the GPUs; the rest of the "
          "model is on the CPU. Ranks that are processes need the multi-process service (MPS)")
       ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--steps", options.num_steps, "Optimizer steps")->check(CLI::PositiveNumber);

@@ -17,7 +17,7 @@ struct Options {
   int num_ranks = 4;
   bool is_rank_of_a_job = false;  ///< somebody else has started this process and the other ranks
   std::string transport = "shm";  ///< "shm": ranks are processes; "in_process": threads
-  std::string device = "cpu";     ///< where the MoE layers are: "cpu", or "cuda": all ranks on the first GPU
+  std::string device = "cpu";  ///< where the MoE layers are: "cpu", or "cuda": ranks take turns with the GPUs
 
   std::int64_t num_steps = 720;
   std::int64_t batch_size = 2048;  ///< samples of one step, over all ranks

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "moe_lm/layer_memory.h"
 #include "moe_lm/schedule.h"
 
 namespace moe_lm {
@@ -22,8 +23,8 @@ ModelConfig model_config(const Options& options, int num_ranks) {
           .seed = options.seed};
 }
 
-flexep::Device device_of(const Options& options) {
-  return options.device == "cuda" ? flexep::Device::cuda(0) : flexep::Device::host();
+flexep::Device device_of(const Options& options, int rank) {
+  return options.device == "cuda" ? use_gpu_of(rank) : flexep::Device::host();
 }
 
 std::vector<Parameter*> all_of(const ParameterList& parameters) {
@@ -52,7 +53,7 @@ Trainer::Trainer(flexep::Communicator& comm, const Options& options, const Corpu
       sampler_(corpus.train, options.batch_size, options.seed),
       evaluator_(corpus.heldout, options.heldout_samples, options.batch_size),
       model_(model_config(options, comm.num_ranks()),
-             std::make_shared<flexep::moe::ExpertParallelGroup>(comm, device_of(options))),
+             std::make_shared<flexep::moe::ExpertParallelGroup>(comm, device_of(options, comm.rank()))),
       adamw_(all_of(model_.parameters()), {}) {}
 
 TrainingResult Trainer::run(const std::function<void(const Progress&)>& on_progress) {
