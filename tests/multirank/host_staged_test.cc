@@ -16,6 +16,12 @@
 #include "flexep/error.h"
 #include "multirank/delayed_device.h"
 
+/// For the thread sanitizer: that an exception which two threads hold is destroyed by the last of them is
+/// seen to by a count in libstdc++.so, which is not compiled with the sanitizer.
+extern "C" const char* __tsan_default_suppressions() {
+  return "race:std::__exception_ptr::exception_ptr::_M_release";
+}
+
 namespace flexep {
 namespace {
 
