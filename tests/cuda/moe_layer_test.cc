@@ -5,7 +5,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <random>
 
 #include "cuda_devices.h"
@@ -16,6 +15,8 @@ namespace flexep::moe {
 namespace {
 
 using testing::config_of;
+using testing::converted;
+using testing::distance;
 using testing::Division;
 using testing::kGradAuxLoss;
 using testing::LayerBatch;
@@ -31,19 +32,6 @@ using testing::Step;
 
 const Device kGpu = Device::cuda(0);
 
-// As values of another type.
-template <typename To>
-Tensor converted(const Tensor& tensor) {
-  Tensor result = Tensor::empty(tensor.shape(), kDTypeOf<To>);
-  for (std::size_t i = 0; i < tensor.values<double>().size(); ++i) {
-    if constexpr (std::is_floating_point_v<To>)
-      result.values<To>()[i] = static_cast<To>(tensor.values<double>()[i]);
-    else
-      result.values<To>()[i] = To(static_cast<float>(tensor.values<double>()[i]));
-  }
-  return result;
-}
-
 // Rows of type T, on the CPU and on the GPU.
 template <typename T>
 Placement on_cpu() {
@@ -54,18 +42,6 @@ Placement on_gpu() {
   return {.device = kGpu,
           .to_layer = [](const Tensor& tensor) { return cuda::to_device(converted<T>(tensor), kGpu); },
           .to_host = cuda::to_host};
-}
-
-/// How far a matrix is from another, relative to the size of that one.
-double distance(const Matrix& expected, const Matrix& got) {
-  double difference = 0, size = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    for (std::size_t j = 0; j < expected[i].size(); ++j) {
-      difference += std::pow(expected[i][j] - got.at(i).at(j), 2);
-      size += std::pow(expected[i][j], 2);
-    }
-  }
-  return std::sqrt(difference / size);
 }
 
 void expect_near(const Step& expected, const Step& got, double tolerance, double grad_tolerance) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <random>
 #include <string>
+#include <type_traits>
 
 #include "flexep/error.h"
 #include "flexep/moe/reference.h"
@@ -38,6 +39,31 @@ inline Matrix rows_of(const Tensor& tensor) {
   const std::int64_t num_rows = tensor.size(0);
   return reference::to_matrix(
       tensor.reshape({num_rows, num_rows == 0 ? 1 : tensor.num_elements() / num_rows}));
+}
+
+/// A tensor of fp64 as values of another type.
+template <typename To>
+Tensor converted(const Tensor& tensor) {
+  Tensor result = Tensor::empty(tensor.shape(), kDTypeOf<To>);
+  for (std::size_t i = 0; i < tensor.values<double>().size(); ++i) {
+    if constexpr (std::is_floating_point_v<To>)
+      result.values<To>()[i] = static_cast<To>(tensor.values<double>()[i]);
+    else
+      result.values<To>()[i] = To(static_cast<float>(tensor.values<double>()[i]));
+  }
+  return result;
+}
+
+/// How far a matrix is from another, relative to the size of that one.
+inline double distance(const Matrix& expected, const Matrix& got) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    for (std::size_t j = 0; j < expected[i].size(); ++j) {
+      difference += std::pow(expected[i][j] - got.at(i).at(j), 2);
+      size += std::pow(expected[i][j], 2);
+    }
+  }
+  return std::sqrt(difference / size);
 }
 
 /// Equal within `tolerance`, relative to values above 1; 0 asks for equality. Names the first mismatch.
